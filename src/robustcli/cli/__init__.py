@@ -1,0 +1,1 @@
+"""The command line, one thin file a command: parse, call the library, print."""

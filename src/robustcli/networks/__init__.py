@@ -1,0 +1,1 @@
+"""Networks: the closed layer set, named architectures, checkpoints, published models."""

@@ -1,0 +1,96 @@
+"""Settings of each training method, one class a method; `name` chooses. The objectives live in `robustcli.training`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from robustcli.recipes.fields import Fraction, NonNegative, NormName, Number, Positive, Strict
+
+
+class Plain(Strict):
+    """Cross-entropy on clean points."""
+
+    name: Literal["plain"]
+
+
+class Adversarial(Strict):
+    """Training on PGD points (000 appendix B.1; 001: the strongest of several norms)."""
+
+    name: Literal["at"]
+    norms: list[NormName] = Field(min_length=1, description="one norm, or several: each point takes its worst (001)")
+    fraction: Fraction = Field(0.5, description="share of each batch that is attacked (000: one half; 001: all)")
+    steps: int = Field(40, ge=1, description="PGD steps")
+    step_size: Positive | None = Field(None, description="step in units of the norm; none: 2 eps / steps")
+
+
+class ConvexPolytope(Strict):
+    """Cross-entropy of the dual bound over the convex outer polytope (003, Theorem 2)."""
+
+    name: Literal["kw"]
+    norm: NormName
+    boxed: bool = Field(False, description="cut the ball with the input box (003 trains without)")
+    start_eps: Positive | None = Field(None, description="eps of the first epoch; none: constant eps")
+    ramp_epochs: int = Field(0, ge=0, description="epochs over which eps grows linearly from start_eps to eps")
+
+
+class NearestUnits(Strict):
+    """How many of the closest hyperplanes are penalised, as shares of all hidden units (000: 10 % -> 2 %)."""
+
+    start: Fraction = 0.10
+    end: Fraction = 0.02
+
+
+class Conventions(Strict):
+    """Where the authors' code departs from their text (000 section 2.5 of the notes: K or K-1, stabiliser, tie noise)."""
+
+    decision_divisor: Literal["classes", "others"] = Field("classes", description="divide by K (code) or K-1 (001)")
+    stabiliser: NonNegative = Field(0.0, description="added to entries of V smaller than it (code, CNN: 1e-5)")
+    tie_noise: NonNegative = Field(1e-5, description="width of the uniform offsets that break ties in the selection")
+
+
+class MaximumMargin(Strict):
+    """MMR: cross-entropy plus hinges on the distances to region and decision boundaries (000 eq. 4)."""
+
+    name: Literal["mmr"]
+    norm: NormName
+    lmbd: NonNegative = Field(description="weight of the regulariser, lambda")
+    gamma: Positive = Field(description="gamma_B = gamma_D, hinge width in units of the norm")
+    warmup_epochs: int = Field(10, ge=0, description="epochs over which lambda grows linearly")
+    nearest: NearestUnits = NearestUnits()
+    conventions: Conventions = Conventions()
+    adversarial: Adversarial | None = Field(None, description="MMR+AT: half of the batch attacked")
+
+
+class MaximumMarginUniversal(Strict):
+    """MMR-Universal: both an l1 and an linf regulariser (001 eq. 9)."""
+
+    name: Literal["mmr-universal"]
+    lmbd_l1: NonNegative
+    lmbd_linf: NonNegative
+    gamma_l1: Positive
+    gamma_linf: Positive
+    warmup_epochs: int = Field(10, ge=0)
+    nearest: NearestUnits = NearestUnits(start=0.20, end=0.05)
+    selection: Literal["union", "separate"] = Field(
+        "union", description="units of both norms penalised in both (code), or each norm its own (text)"
+    )
+    conventions: Conventions = Conventions()
+
+
+Method = Annotated[
+    Plain | Adversarial | ConvexPolytope | MaximumMargin | MaximumMarginUniversal, Field(discriminator="name")
+]
+
+__all__ = [
+    "Adversarial",
+    "Conventions",
+    "ConvexPolytope",
+    "MaximumMargin",
+    "MaximumMarginUniversal",
+    "Method",
+    "NearestUnits",
+    "Number",
+    "Plain",
+]

@@ -1,0 +1,105 @@
+"""The recipe: everything that determines a trained network, checked and frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from robustcli.recipes.fields import Fraction, NonNegative, NormName, Number, Positive, Strict
+from robustcli.recipes.methods import Method, Plain
+
+
+class Adam(Strict):
+    """Adam (Kingma & Ba) with torch's defaults beta = (0.9, 0.999)."""
+
+    name: Literal["adam"] = "adam"
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.0
+
+
+class Sgd(Strict):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"]
+    lr: Positive
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.0
+
+
+class Drop(Strict):
+    """Multiply the learning rate by `factor` for every epoch e (1..E) with e >= share * E, once per share."""
+
+    name: Literal["drop"] = "drop"
+    shares: list[Fraction] = [0.9]
+    factor: Positive = 0.1
+
+
+class Halving(Strict):
+    """Multiply the learning rate by `factor` every `every` epochs, starting after epoch `after`."""
+
+    name: Literal["every"]
+    every: int = Field(ge=1)
+    after: int = Field(0, ge=0)
+    factor: Positive = 0.5
+
+
+class Constant(Strict):
+    """The learning rate stays."""
+
+    name: Literal["constant"]
+
+
+class Training(Strict):
+    """The loop around the method's objective."""
+
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(128, ge=1)
+    drop_last: bool = Field(True, description="drop the last partial batch")
+    optimiser: Annotated[Adam | Sgd, Field(discriminator="name")] = Adam()
+    schedule: Annotated[Drop | Halving | Constant, Field(discriminator="name")] = Drop()
+    augmentation: Literal["none", "crop-mirror", "crop-mirror-colour"] = Field(
+        "none", description="crop-mirror: pad 2, random crop, mirror; -colour adds brightness and contrast (MMR code)"
+    )
+    initialisation: Literal["truncated-normal", "torch"] = Field(
+        "truncated-normal", description="truncated-normal: sd sqrt(2/fan_in), cut at 2 sd, zero biases (000)"
+    )
+
+
+class Published(Strict):
+    """One row of a paper's table, with the conditions it was measured under. Percentages."""
+
+    paper: Literal["000", "001", "002", "003", "004"]
+    table: str
+    points: str = Field(description="which test points the bounds use, e.g. `first 1000`")
+    boxed: bool | None = Field(None, description="whether the certified ball was cut with the input box; none: mixed")
+    eps: dict[NormName, Positive]
+    test_error: Number | None = None
+    lower: dict[Literal["l1", "l2", "linf", "union"], Number | None] = {}
+    upper: dict[Literal["l1", "l2", "linf", "union"], Number | None] = {}
+    notes: list[str] = []
+
+
+class Recipe(Strict):
+    """A named recipe: dataset x architecture x method x eps."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    summary: str
+    origin: Literal["paper-000", "paper-001", "paper-002", "paper-003", "paper-004", "own"]
+    dataset: str = Field(description="a name from `robust data list`, or npz:PATH")
+    partial: bool = Field(False, description="accept a data set with fewer rows than the official split")
+    architecture: str = Field(description="a named architecture (methods of `robust model architectures`)")
+    normalise: Literal["none", "dataset"] = Field("none", description="put the data set's mean/std in a first layer")
+    method: Method = Plain(name="plain")
+    eps: dict[NormName, Positive] = Field(min_length=1, description="radii for training and evaluation, per norm")
+    norm: NormName | Literal["union"] = Field(description="the norm evaluated by default")
+    training: Training = Training()
+    published: list[Published] = []
+
+    @property
+    def hash(self) -> str:
+        """sha256 of all that determines the trained network (name, summary and published figures left out)."""
+        content = self.model_dump(mode="json", exclude={"name", "summary", "origin", "published", "norm"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,143 @@
+"""What every result file means: the published schema `robustcli.result/1`.
+
+A run folder holds, for every question asked of its network,
+
+    results/<question.slug>/points[-shard-i-of-n].jsonl    one PointRecord a line, appended as decided
+    results/<question.slug>/result[-shard-i-of-n].json     one ResultDocument
+    witnesses/                                             adversarial inputs, float64 arrays, named by content
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = "robustcli.result/1"
+Verdict = Literal["robust", "vulnerable", "misclassified", "unknown"]
+Command = Literal["attack", "certify", "mip-verify", "bound-distance"]
+
+
+class Record(BaseModel):
+    """Base of all stored objects: unknown keys are errors, infinities are written as null."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Question(Record):
+    """What is asked, apart from which points: two records answer the same question exactly when this is equal.
+
+    `model` is the hash of architecture and weights (`Network.weights_hash`), `data` the hash of the evaluated split.
+    """
+
+    command: Command
+    norm: str = Field(description="l1, l2, linf, or l<p> for another p >= 1 (bound-distance)")
+    eps: float | None = Field(description="radius; null for bound-distance")
+    boxed: bool = Field(description="the ball is cut with the input box")
+    model: str
+    data: str
+    settings: dict[str, Any] = Field(default={}, description="everything else that changes an answer")
+
+    @property
+    def key(self) -> str:
+        """Hash of the whole question."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @property
+    def slug(self) -> str:
+        """Folder name: readable, unique per question."""
+        eps = "" if self.eps is None else f"-{self.eps:.6g}"
+        return f"{self.command}-{self.norm}{eps}-{'box' if self.boxed else 'nobox'}-{self.key[:8]}"
+
+
+class PointRecord(Record):
+    """The answer for one test point. Margins are f_y - f_t in logits, over all targets t != y."""
+
+    index: int = Field(ge=0, description="row in the stored test order")
+    label: int
+    predicted: int
+    verdict: Verdict | None = Field(description="null for bound-distance, which asks no yes-no question")
+    method: str = Field(description="what decided, e.g. clean, pgd, interval, dual, highs")
+    margin_lower: float | None = Field(None, description="proved lower bound on the smallest margin over the ball")
+    margin_upper: float | None = Field(None, description="float64 margin of the witness (or of the clean point)")
+    distance_lower: float | None = Field(None, description="proved lower bound on the smallest perturbation; null: inf")
+    distance_upper: float | None = Field(None, description="norm of the nearest misclassified point found")
+    exact: bool | None = Field(None, description="the lower bound is the exact distance (Theorem 3.1 of 000)")
+    witness: str | None = Field(None, description="file name under witnesses/")
+    reason: str | None = Field(None, description="why unknown: time-out, tie, gap, solver status")
+    seconds: float = Field(ge=0)
+    details: dict[str, Any] = Field(default={}, description="per method: bounds, nodes, unstable units, ...")
+
+
+class Summary(Record):
+    """Figures over the answered points. Errors are fractions in [0, 1]; misclassified points count in all of them."""
+
+    points: int
+    requested: int
+    test_error: float
+    robust_error_lower: float | None = Field(None, description="misclassified or vulnerable")
+    robust_error_upper: float | None = Field(None, description="not proved robust")
+    verdicts: dict[Verdict, int] = {}
+    distance: dict[str, float] | None = Field(None, description="mean_lower, mean_upper, median_lower, share_exact, ...")
+    seconds: float
+
+
+class Provenance(Record):
+    """How a result was made."""
+
+    recipe: str | None
+    recipe_hash: str | None
+    overrides: list[str] = []
+    checkpoint: str
+    architecture: str
+    dataset: str
+    split: str
+    partial: str | None = Field(None, description="which rows of the official split are missing, if any")
+    seed: int
+    points: str = Field(description="which points were asked for, `a:b`")
+    shard: str | None = None
+    versions: dict[str, str]
+    commit: str | None
+    hardware: str
+    device: str
+    dtype: str
+    threads: int
+    command_line: str
+    started: str
+    finished: str
+
+
+class ResultDocument(Record):
+    """One `result.json`."""
+
+    schema_: Literal["robustcli.result/1"] = Field(SCHEMA, alias="schema")
+    question: Question
+    summary: Summary
+    provenance: Provenance
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+class EpochRecord(Record):
+    """One line of a run's `metrics.jsonl`."""
+
+    epoch: int = Field(ge=1)
+    steps: int = Field(ge=1, description="optimiser steps done since the start of training")
+    learning_rate: float
+    loss: float
+    train_error: float = Field(description="share of training points misclassified as they were used")
+    parts: dict[str, float] = Field(default={}, description="mean of each part of the loss")
+    test_error: float | None = None
+    seconds: float = Field(description="of this epoch")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of all stored objects, by name."""
+    kinds = {"result": ResultDocument, "point": PointRecord, "epoch": EpochRecord}
+    return {"$id": SCHEMA, **{name: kind.model_json_schema(by_alias=True) for name, kind in kinds.items()}}
+
+
+def canonical(value: Any) -> str:
+    """JSON text with sorted keys, for hashing and comparing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
