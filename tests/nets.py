@@ -46,7 +46,7 @@ def dense(widths: list[int], seed: int = 0) -> Network:
 def convolutional(seed: int = 0, side: int = 8, channels: int = 1, classes: int = 4, normalise: bool = False) -> Network:
     """A small conv-conv-dense net in float64 whose kernels hang over the padded border."""
     first = [{"type": "normalise", "mean": [0.3] * channels, "std": [0.4] * channels}] if normalise else []
-    half, quarter = (side + 1) // 2, ((side + 1) // 2 + 1) // 2
+    quarter = ((side + 1) // 2 + 1) // 2
     return randomised(
         {
             "input_shape": [channels, side, side],
@@ -63,7 +63,7 @@ def convolutional(seed: int = 0, side: int = 8, channels: int = 1, classes: int 
             ],
         },
         seed,
-    ) if half else dense([4, 4, classes], seed)
+    )
 
 
 def randomised(description: dict[str, object], seed: int) -> Network:

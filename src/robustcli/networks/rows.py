@@ -1,0 +1,184 @@
+"""Linear functionals of a layer's values, pulled back towards the input: the engine behind every backward bound.
+
+A row is one functional per (image, unit). Behind a convolution it touches only a small window of the layer below, so it
+is stored as that window (values [n, C, s, s] and a position on the unit grid) and pulled back by one shared matrix,
+at the cost of the window instead of the whole map. Behind a dense layer, or once the window is as large as the map, it
+is stored whole (values [n, *shape]) and pulled back by the layers' adjoints. Rows are ragged: any set of units of any
+image, so that bounds are computed only where they are needed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcli.networks.layers import Affine, Conv2d, Diagonal, Shape
+from robustcli.networks.network import Block
+
+
+@dataclass(frozen=True)
+class Window:
+    """Square windows of a map: row i covers rows `stride * y - origin ... + size` of the map, (y, x) its position.
+
+    `grid` is the extent of positions; `position` [n] = y * grid[1] + x.
+    """
+
+    position: Tensor
+    grid: tuple[int, int]
+    stride: int
+    origin: int
+    size: int
+
+    def through(self, layer: Conv2d) -> Window:
+        """The window of the layer's input that this window of its output depends on."""
+        return replace(
+            self,
+            stride=self.stride * layer.stride,
+            origin=self.origin * layer.stride + layer.padding,
+            size=(self.size - 1) * layer.stride + layer.kernel,
+        )
+
+    def padding(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """(left, right, top, bottom) zeros around a map so that every window lies inside, in `F.pad` order."""
+        bottom, right = (
+            max(0, (count - 1) * self.stride - self.origin + self.size - side)
+            for count, side in zip(self.grid, (height, width), strict=True)
+        )
+        return self.origin, right, self.origin, bottom
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n functionals of values of `shape`.
+
+    Args:
+        image: which image of the batch each row belongs to, [n].
+        values: coefficients, [n, *shape], or [n, C, size, size] with a window.
+        shape: shape of the values the rows act on.
+        window: None for whole rows.
+    """
+
+    image: Tensor
+    values: Tensor
+    shape: Shape
+    window: Window | None = None
+
+    @classmethod
+    def units(cls, shape: Shape, image: Tensor, unit: Tensor, dtype: torch.dtype) -> Rows:
+        """Unit vectors: row i picks value `unit[i]` (flat index into `shape`) of image `image[i]`."""
+        if len(shape) == 3:
+            channels, height, width = shape
+            one = torch.eye(channels, dtype=dtype, device=unit.device)[unit // (height * width)]
+            window = Window(unit % (height * width), (height, width), stride=1, origin=0, size=1)
+            return cls(image, one.view(-1, channels, 1, 1), shape, window)
+        size = math.prod(shape)
+        one = torch.zeros(len(unit), size, dtype=dtype, device=unit.device).scatter_(1, unit.unsqueeze(1), 1.0)
+        return cls(image, one.view(-1, *shape), shape)
+
+    @classmethod
+    def whole(cls, values: Tensor) -> Rows:
+        """R functionals per image: values [B, R, *shape], in the order of the images."""
+        batch, count = values.shape[:2]
+        image = torch.arange(batch, device=values.device).repeat_interleave(count)
+        return cls(image, values.flatten(0, 1), tuple(values.shape[2:]))
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def gather(self, maps: Tensor) -> Tensor:
+        """What each row sees of its image's map, zero outside the map: maps [B, *shape] -> like `values`."""
+        if self.window is None:
+            return maps.index_select(0, self.image)
+        window, (height, width) = self.window, self.shape[1:]
+        padded = F.pad(maps, window.padding(height, width))
+        tiles = padded.unfold(2, window.size, window.stride).unfold(3, window.size, window.stride)
+        tiles = tiles[:, :, : window.grid[0], : window.grid[1]].permute(0, 2, 3, 1, 4, 5)
+        flat = tiles.reshape(-1, math.prod(self.values.shape[1:]))
+        index = self.image * math.prod(window.grid) + window.position
+        return flat.index_select(0, index).view(self.values.shape)
+
+    def gather_shared(self, one_map: Tensor) -> Tensor:
+        """The same for one map [*shape] shared by all images."""
+        if self.window is None:
+            return one_map.expand_as(self.values)
+        return replace(self, image=torch.zeros_like(self.image)).gather(one_map.unsqueeze(0))
+
+    def times(self, maps: Tensor) -> Rows:
+        """Rows scaled entrywise by their image's map [B, *shape]."""
+        return replace(self, values=self.values * self.gather(maps))
+
+    def dot(self, maps: Tensor) -> Tensor:
+        """<row, map of its image> -> [n]."""
+        return (self.values * self.gather(maps)).flatten(1).sum(1)
+
+    def inside(self) -> Rows:
+        """Rows with the coefficients outside the map (a window over the padding) set to zero."""
+        if self.window is None:
+            return self
+        height, width = self.shape[1:]
+        ones = self.values.new_ones(1, height, width).expand(self.shape)
+        return replace(self, values=self.values * self.gather_shared(ones))
+
+    def dense(self) -> Rows:
+        """The same rows stored whole."""
+        if self.window is None:
+            return self
+        window, (channels, height, width) = self.window, self.shape
+        left, right, top, bottom = window.padding(height, width)
+        columns = width + left + right
+        y, x = window.position // window.grid[1] * window.stride, window.position % window.grid[1] * window.stride
+        offsets = torch.arange(window.size, device=y.device)
+        cells = (y.view(-1, 1, 1) + offsets.view(-1, 1)) * columns + x.view(-1, 1, 1) + offsets
+        canvas = self.values.new_zeros(len(self), channels, (height + top + bottom) * columns)
+        index = cells.flatten(1).unsqueeze(1).expand(-1, channels, -1)
+        canvas = canvas.scatter(2, index, self.values.flatten(2)).view(len(self), channels, -1, columns)
+        return Rows(self.image, canvas[:, :, top : top + height, left : left + width], self.shape)
+
+    def through(self, block: Block) -> Rows:
+        """Rows acting on the block's output, as rows acting on its input (its bias left to `offset`)."""
+        rows = self
+        for layer in reversed(block.layers):
+            rows = rows._through_layer(layer)
+        return rows
+
+    def offset(self, block: Block) -> Tensor:
+        """<row, bias of the block> -> [n]."""
+        return (self.values * self.gather_shared(block.offset())).flatten(1).sum(1)
+
+    def _through_layer(self, layer: Affine) -> Rows:
+        if isinstance(layer, Diagonal):
+            scale, _ = layer.scale_shift()
+            return replace(self, values=self.values * scale)
+        if isinstance(layer, Conv2d) and self.window is not None and self._window_pays(layer):
+            return self._through_window(layer)
+        whole = self.dense()
+        return Rows(self.image, layer.adjoint(whole.values), layer.in_shape)
+
+    def _window_pays(self, layer: Conv2d) -> bool:
+        """Whether the shared matrix costs less than the convolution's adjoint over the whole map."""
+        assert self.window is not None
+        inner, outer = self.window.size**2, self.window.through(layer).size ** 2
+        channels, height, width = layer.out_shape
+        by_window = channels * inner * layer.in_shape[0] * outer
+        by_map = layer.in_shape[0] * channels * height * width * layer.kernel**2
+        return by_window <= 4 * by_map and outer < 4 * math.prod(layer.in_shape[1:])
+
+    def _through_window(self, layer: Conv2d) -> Rows:
+        assert self.window is not None
+        window = self.window.through(layer)
+        size, channels = self.window.size, layer.out_shape[0]
+        if size == 1:
+            matrix = layer.weight.flatten(1)
+        else:
+            eye = torch.eye(channels * size * size, dtype=self.values.dtype, device=self.values.device)
+            spread = F.conv_transpose2d(eye.view(-1, channels, size, size), layer.weight, None, layer.stride)
+            matrix = spread.flatten(1)
+        values = self.values.flatten(1) @ matrix
+        shape = (len(self), layer.in_shape[0], window.size, window.size)
+        return Rows(self.image, values.view(shape), layer.in_shape, window)
+
+
