@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustcli.balls import Ball
+from robustcli.balls import Ball, reach
 from robustcli.bounds.rounding import rounding_errors
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
@@ -101,8 +101,6 @@ def _unit_extremes(block: Block, ball: Ball, images: Tensor, units: Tensor) -> t
 
 def extremes(rows: Rows, ball: Ball) -> tuple[Tensor, Tensor]:
     """min and max over the ball of each row acting on the input -> two tensors [n]."""
-    from robustcli.balls import reach
-
     rows = rows.inside()
     flat = rows.values.flatten(1)
     if math.isinf(ball.p):

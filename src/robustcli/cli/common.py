@@ -1,0 +1,269 @@
+"""Options and printing shared by the evaluation commands."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from robustcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from robustcli.evaluation.batch import Evaluator
+    from robustcli.evaluation.session import Session
+    from robustcli.results.schema import Command, ResultDocument
+
+WHICH, POINTS, OUTPUT = "Which network", "Which points", "Output"
+
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="Recipe (or imported model) by name.", rich_help_panel=WHICH)
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", help="A weights.safetensors, or its folder.", rich_help_panel=WHICH)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override of the recipe, as in training.", rich_help_panel=WHICH),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Which of the recipe's runs.", rich_help_panel=WHICH)]
+Runs = Annotated[
+    Path | None, typer.Option("--runs", help="Folder of runs. [default: $ROBUST_RUNS_DIR or ./runs]", rich_help_panel=WHICH)
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="Data set, where it is not the recipe's.", rich_help_panel=POINTS)
+]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Accept fewer rows than the official split.", rich_help_panel=POINTS)
+]
+Norm = Annotated[
+    str | None, typer.Option("--norm", "-n", help="l1, l2, linf or union. [default: the recipe's]")
+]
+Eps = Annotated[str | None, typer.Option("--eps", "-e", help="Radius, e.g. 0.1 or 2/255. [default: the recipe's]")]
+Box = Annotated[
+    bool | None, typer.Option("--box/--no-box", help="Cut the ball with the input box. [default: where there is one]")
+]
+Points = Annotated[
+    str, typer.Option("--points", "-p", help="First N test points, a range a:b, or all.", rich_help_panel=POINTS)
+]
+Shard = Annotated[
+    str | None, typer.Option("--shard", metavar="I/N", help="Only every N-th point, from the I-th.", rich_help_panel=POINTS)
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Points at once; no influence on answers. [default: auto]")
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option("--max-seconds", min=0, help="Stop after this long; the rest stays open (exit code 5)."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder for results. [default: the run's]", rich_help_panel=OUTPUT)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print only the result document.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Where files go, per-method counts.", rich_help_panel=OUTPUT)]
+
+MakeEvaluator = Callable[["Session", str], "tuple[Evaluator, dict[str, Any]]"]
+"""From a session and a norm to the evaluator and the settings that belong to the question."""
+
+
+def _shared(
+    recipe: Recipe = None,
+    checkpoint: Checkpoint = None,
+    norm: Norm = None,
+    eps: Eps = None,
+    box: Box = None,
+    points: Points = "1000",
+    shard: Shard = None,
+    dataset: Dataset = None,
+    partial: Partial = False,
+    overrides: Set = None,
+    seed: Seed = 0,
+    runs: Runs = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    threads: Threads = None,
+    max_seconds: MaxSeconds = None,
+    out: Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Carries the options that all evaluation commands share; see `evaluation`."""
+
+
+def evaluation(
+    command: Command, *, only: tuple[str, ...] | None = None, radius: bool = True
+) -> Callable[[Callable[..., MakeEvaluator]], Callable[..., None]]:
+    """Make an evaluation command out of a function that takes the command's own options and returns `MakeEvaluator`.
+
+    Args:
+        command: its name.
+        only: norms the command knows; None for any.
+        radius: whether the question has an eps (bound-distance has none, and no `--eps`).
+    """
+
+    def wrap(function: Callable[..., MakeEvaluator]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True).parameters
+        shared = dict(inspect.signature(_shared, eval_str=True).parameters)
+        if not radius:
+            del shared["eps"]
+
+        def run(**values: Any) -> None:
+            make = function(**{name: values.pop(name) for name in own})
+            _evaluate(command, make, only, radius, values)
+
+        everything = [*list(shared.values())[:5], *own.values(), *list(shared.values())[5:]]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in everything]
+        )
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
+        run.__name__, run.__doc__, run.__module__ = function.__name__, function.__doc__, function.__module__
+        return run
+
+    return wrap
+
+
+def _evaluate(
+    command: Command, make: MakeEvaluator, only: tuple[str, ...] | None, radius: bool, values: dict[str, Any]
+) -> None:
+    """Resolve the selection, answer the question for each norm asked for, print."""
+    from robustcli.evaluation.runner import answer
+    from robustcli.evaluation.session import Selection, open_session
+    from robustcli.results.schema import Question
+
+    json, quiet, verbose = (values.pop(name) for name in ("json", "quiet", "verbose"))
+    use_threads(values.pop("threads"))
+    overrides = values.pop("overrides")
+    if overrides and values["recipe"] is None:
+        raise UsageError("--set changes a recipe, but no --recipe was given", "add --recipe NAME")
+    session = open_session(Selection(boxed=values.pop("box"), **values, overrides=tuple(overrides or ())))
+    notes = Console(stderr=True, quiet=quiet or json, highlight=False)
+    notes.print(f"{session.source} ({session.network.name}, {session.spec.name})", soft_wrap=True)
+    if session.data.partial:
+        notes.print(f"[yellow]partial data:[/] {session.data.partial}", soft_wrap=True)
+    documents = []
+    for norm in session.norms():
+        if only is not None and norm not in only:
+            raise UsageError(f"{command} knows {', '.join(only)}, not {norm}", f"try robust certify --norm {norm}")
+        evaluator, settings = make(session, norm)
+        box = session.box()
+        question = Question(
+            command=command,
+            norm=norm,
+            eps=session.eps(norm) if radius else None,
+            boxed=box is not None,
+            model=session.model_hash,
+            data=session.data.hash,
+            settings=settings,
+        )
+        title = f"{command} {norm}" + (f" eps {question.eps:g}" if question.eps is not None else "")
+        with progress_bar(notes, title) as show:
+            documents.append(answer(session, question, evaluator, show))
+        if verbose:
+            notes.print(f"records: {session.run.question_dir(question)}", soft_wrap=True)
+    show_documents(documents, as_json=json)
+
+
+def use_threads(count: int | None) -> None:
+    """Set torch's CPU threads."""
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+class progress_bar:  # noqa: N801 - reads as a function
+    """A progress line on stderr with counts by verdict and time left."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[counts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self.title = title
+
+    def __enter__(self) -> Callable[[int, int, dict[str, int]], None]:
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=None, counts="")
+        return self.update
+
+    def update(self, done: int, total: int, counts: dict[str, int]) -> None:
+        """Show `done` of `total` points."""
+        words = " ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        self.bar.update(self.task, completed=done, total=total, counts=words)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def show_documents(documents: list[ResultDocument], as_json: bool) -> None:
+    """Print results: a table, or the JSON document (an array when several norms were asked for)."""
+    if as_json:
+        texts = [document.model_dump_json(by_alias=True, indent=2) for document in documents]
+        sys.stdout.write((texts[0] if len(texts) == 1 else "[" + ",\n".join(texts) + "]") + "\n")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    distance = documents[0].question.eps is None
+    columns = (
+        ["norm", "points", "clean error", "mean lower", "mean upper", "exact", "seconds"]
+        if distance
+        else ["norm", "eps", "points", "clean error", "robust error", "unknown", "seconds"]
+    )
+    for column in columns:
+        table.add_column(column, justify="right" if column != "norm" else "left", no_wrap=True)
+    for document in documents:
+        table.add_row(*(_distance_row(document) if distance else _verdict_row(document)))
+    Console(highlight=False).print(table)
+
+
+def _verdict_row(document: ResultDocument) -> list[str]:
+    question, summary = document.question, document.summary
+    low, high = summary.robust_error_lower, summary.robust_error_upper
+    error = "-" if low is None or high is None else _range(low, high)
+    return [
+        question.norm + ("" if question.boxed else " unboxed"),
+        f"{question.eps:.4g}",
+        str(summary.points),
+        f"{100 * summary.test_error:.2f} %",
+        error,
+        str(summary.verdicts.get("unknown", 0)),
+        f"{summary.seconds:.1f}",
+    ]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{100 * low:.2f} %" if low == high else f"{100 * low:.2f} - {100 * high:.2f} %"
+
+
+def _distance_row(document: ResultDocument) -> list[str]:
+    question, summary = document.question, document.summary
+    figures = summary.distance or {}
+
+    def number(key: str, scale: float = 1, form: str = ".4f") -> str:
+        return format(scale * figures[key], form) if key in figures else "-"
+
+    return [
+        question.norm + ("" if question.boxed else " unboxed"),
+        str(summary.points),
+        f"{100 * summary.test_error:.2f} %",
+        number("mean_lower"),
+        number("mean_upper"),
+        number("share_exact", 100, ".1f") + " %",
+        f"{summary.seconds:.1f}",
+    ]
