@@ -84,6 +84,14 @@ class Ball:
         down, up = self.room()
         return self.center - down, self.center + up
 
+    def middle(self) -> Tensor:
+        """The point the reaches of `reaches` count from: the box's middle for p = inf (where they are then symmetric),
+        else the centre; [B, *input_shape]."""
+        if math.isinf(self.p):
+            low, high = self.bounding_box()
+            return (low + high) / 2
+        return self.center
+
     def minimum(self, rows: Tensor) -> Tensor:
         """min over the ball of <row, z>.
 

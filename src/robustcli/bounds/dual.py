@@ -1,13 +1,14 @@
 """The KW dual bound over the convex outer polytope (003) = Fast-Lin = the area-minimal zonotope.
 
 For c @ f over the ball, with slopes D = 0 / 1 / u/(u-l) at inactive / active / unstable units (003 eq. 7-8, Algorithm 1;
-notes section 4.1), written with A = -nu:
+003 appendix A), a relaxed unit is  z = D f + g/2 +- g/2  with gap g = -D l. All rows share these slopes, so the middle
+of every bound is one forward pass, and only the radius needs the rows A_l = c W_{L+1} D_L W_L ... D_{l+1} W_{l+1}:
 
-    A_{L+1} = c W_{L+1};   for l = L..1:  value += A_l b_l-term,  A <- (A D_l) W_l
-    lower = A_1 x-term over the ball + biases + sum_l sum_{j unstable} min(A_lj, 0) (-D_lj l_lj)
+    lower, upper = c @ middle -+ ( sum_l |A_l| g_l / 2  +  reach of A_0 over the ball )
 
-The hidden bounds l, u come from the same formula with c = the unit vectors, layer by layer. Units that a cheaper bound,
-provably looser than this one, already shows to be stable are not computed again: only their sign enters anything.
+which is 003 eq. 5 regrouped: there sum l_j [nu_j]_+ = (sum l_j nu_j - |l_j nu_j|) / 2. The hidden bounds l, u come from
+the same formula with c = the unit vectors, layer by layer. Units that a cheaper bound, provably looser than this one,
+already shows to be stable are not computed again: only their sign enters anything.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.interval import affine, extremes, first_layer, linear_margins, row_error, widen
+from robustcli.bounds.interval import affine, at_logits, first_layer, reaches, row_error, widen
 from robustcli.bounds.rounding import rounding_errors
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
@@ -61,51 +62,56 @@ def dual(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True) ->
     errors = rounding_errors(network, ball) if outward else None
     layers: list[Bounds] = []
     relaxations: list[Relaxation] = []
+    middle = ball.middle()
     for position, block in enumerate(blocks[:-1]):
+        error = None if errors is None else errors[position]
+        middle = block(middle)
         if position == 0:
             bounds = first_layer(block, ball)
-            bounds = bounds if errors is None else widen(bounds, errors[0])
+            bounds = bounds if error is None else widen(bounds, error)
         else:
-            error = None if errors is None else errors[position]
-            bounds = hidden_bounds(blocks[: position + 1], relaxations, layers[-1], ball, error)
+            bounds = hidden_bounds(blocks[: position + 1], relaxations, layers[-1], middle, ball, error)
         layers.append(bounds)
         relaxations.append(parallelogram(bounds))
-    if len(blocks) == 1:
-        margins = linear_margins(blocks[0], ball, rows)
-    else:
-        start = Rows.whole(rows)
-        lower, _ = pull_to_input(start, blocks, relaxations, ball)
-        margins = lower.view(rows.shape[:2])
+        middle = relaxations[-1].slope * middle + relaxations[-1].gap / 2
+    down, _ = radii(Rows.whole(rows), blocks, relaxations, ball)
+    margins = at_logits(rows, blocks[-1](middle)) - down.view(rows.shape[:2])
     if errors is not None:
         margins = margins - row_error(rows, errors[-1])
     return MarginBounds(margins, layers)
 
 
 def hidden_bounds(
-    blocks: list[Block], relaxations: list[Relaxation], before: Bounds, ball: Ball, error: Tensor | None
+    blocks: list[Block],
+    relaxations: list[Relaxation],
+    before: Bounds,
+    middle: Tensor,
+    ball: Ball,
+    error: Tensor | None,
 ) -> Bounds:
-    """KW bounds on the last of `blocks`, computed only for units the quick bound leaves open."""
-    quick = quick_bounds(blocks[-1], before, relaxations[-1])
+    """KW bounds on the last of `blocks`, whose middle values are given, for the units the quick bound leaves open."""
+    block = blocks[-1]
+    quick = quick_bounds(block, before, relaxations[-1])
     quick = quick if error is None else widen(quick, error)
     open_units = quick.unstable.flatten(1).nonzero()
     if len(open_units) == 0:
         return quick
-    image, unit = open_units.unbind(1)
-    lower, upper = [], []
-    for chosen in torch.arange(len(image), device=image.device).split(_rows_at_once(blocks)):
-        start = Rows.units(blocks[-1].out_shape, image[chosen], unit[chosen], ball.center.dtype)
-        low, high = pull_to_input(start, blocks, relaxations, ball)
-        lower.append(low)
-        upper.append(high)
-    flat = image * blocks[-1].units + unit
-    exact = Bounds(
-        quick.lower.flatten().index_copy(0, flat, torch.cat(lower)).view_as(quick.lower),
-        quick.upper.flatten().index_copy(0, flat, torch.cat(upper)).view_as(quick.upper),
+    # The first pull of a unit row is the block's own weight row: its share of the radius is one product for all units.
+    shared = block.magnitude(relaxations[-1].gap / 2).flatten() if block.mixing == 1 else None
+    flat = open_units[:, 0] * block.units + open_units[:, 1]
+    downs, ups = [], []
+    for chosen, where in zip(open_units.split(_rows_at_once(blocks)), flat.split(_rows_at_once(blocks)), strict=True):
+        start = Rows.units(block.out_shape, chosen[:, 0], chosen[:, 1], middle.dtype)
+        known = None if shared is None else shared.index_select(0, where)
+        down, up = radii(start, blocks, relaxations, ball, known)
+        downs.append(down)
+        ups.append(up)
+    at = middle.flatten().index_select(0, flat)
+    slack = 0.0 if error is None else error.expand_as(middle).flatten().index_select(0, flat)
+    return Bounds(
+        quick.lower.flatten().index_copy(0, flat, at - torch.cat(downs) - slack).view_as(middle),
+        quick.upper.flatten().index_copy(0, flat, at + torch.cat(ups) + slack).view_as(middle),
     )
-    if error is None:
-        return exact
-    taken = torch.zeros_like(quick.lower, dtype=torch.bool).flatten().index_fill(0, flat, True).view_as(quick.lower)
-    return widen(exact, torch.where(taken, error, torch.zeros_like(error)))
 
 
 def quick_bounds(block: Block, before: Bounds, relaxation: Relaxation) -> Bounds:
@@ -113,27 +119,27 @@ def quick_bounds(block: Block, before: Bounds, relaxation: Relaxation) -> Bounds
 
     (The KW bound minimises over the same relaxed ReLUs, but jointly over the ball; here each unit moves on its own.)
     """
-    open_unit = before.unstable
-    upper = torch.where(open_unit, before.upper, relaxation.slope * before.upper)
+    upper = torch.where(before.unstable, before.upper, relaxation.slope * before.upper)
     return affine(block, relaxation.slope * before.lower, upper)
 
 
-def pull_to_input(
-    rows: Rows, blocks: list[Block], relaxations: list[Relaxation], ball: Ball
+def radii(
+    rows: Rows, blocks: list[Block], relaxations: list[Relaxation], ball: Ball, known: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds [n] of rows acting on the output of the last block, over the relaxed network."""
-    constant = rows.offset(blocks[-1])
-    low = high = torch.zeros_like(constant)
+    """How far rows acting on the output of the last block fall below and rise above their middle, two [n].
+
+    Args:
+        known: the radius the last relaxation contributes, where the caller has it already.
+    """
     rows = rows.through(blocks[-1])
+    spread = rows.values.new_zeros(len(rows))
     for block, relaxation in zip(reversed(blocks[:-1]), reversed(relaxations), strict=True):
-        gap = rows.gather(relaxation.gap)
-        low = low + (rows.values.clamp(max=0) * gap).flatten(1).sum(1)
-        high = high + (rows.values.clamp(min=0) * gap).flatten(1).sum(1)
-        rows = rows.times(relaxation.slope)
-        constant = constant + rows.offset(block)
-        rows = rows.through(block)
-    smallest, largest = extremes(rows, ball)
-    return constant + low + smallest, constant + high + largest
+        if known is None:
+            known = (rows.values.abs() * rows.gather(relaxation.gap / 2)).flatten(1).sum(1)
+        spread, known = spread + known, None
+        rows = rows.times(relaxation.slope).through(block)
+    down, up = reaches(rows, ball)
+    return spread + down, spread + up
 
 
 def _rows_at_once(blocks: list[Block]) -> int:

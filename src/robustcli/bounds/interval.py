@@ -36,11 +36,9 @@ def interval(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True
             layers.append(bounds if errors is None else widen(bounds, errors[position]))
         last = layers[-1]
         lower, upper = last.lower.relu().flatten(1), last.upper.relu().flatten(1)
-        merged = Rows.whole(rows)
-        pulled = merged.through(blocks[-1]).values.view(*rows.shape[:2], -1)
-        centre, radius = (upper + lower) / 2, (upper - lower) / 2
-        margins = (pulled * centre.unsqueeze(1)).sum(-1) - (pulled.abs() * radius.unsqueeze(1)).sum(-1)
-        margins = margins + merged.offset(blocks[-1]).view(margins.shape)
+        pulled = Rows.whole(rows).through(blocks[-1]).values.view(*rows.shape[:2], -1)
+        middle = blocks[-1]((last.lower.relu() + last.upper.relu()) / 2)
+        margins = at_logits(rows, middle) - (pulled.abs() * ((upper - lower) / 2).unsqueeze(1)).sum(-1)
     if errors is not None:
         margins = margins - row_error(rows, errors[-1])
     return MarginBounds(margins, layers)
@@ -61,66 +59,60 @@ def first_layer(block: Block, ball: Ball) -> Bounds:
     """Exact bounds of the first block over the ball: W x + b -+ (dual norm of each row, cut with the box).
 
     For p = inf this is interval arithmetic; without a box the row norms are the same for all points; for boxed l1 and
-    l2 balls each row is maximised over its own receptive field.
+    l2 balls each row reaches over its own receptive field.
     """
     if math.isinf(ball.p):
         return affine(block, *ball.bounding_box())
     device = ball.center.device
+    centre, shape = block(ball.middle()), (-1, *block.out_shape)
     if ball.box is None:
-        units = torch.arange(block.units, device=device)
-        one = Ball(torch.zeros_like(ball.center[:1]), torch.ones_like(ball.eps[:1]), ball.p, None)
-        lower, _ = _unit_extremes(block, one, torch.zeros_like(units), units)
-        reach = (block.offset().flatten() - lower).view(1, *block.out_shape)
-        radius = reach * ball.eps.view(-1, *[1] * len(block.out_shape))
-        centre = block(ball.center)
+        units = torch.arange(block.units, device=centre.device)
+        one = Ball(ball.center[:1], torch.ones_like(ball.eps[:1]), ball.p, None)
+        norm, _ = _unit_reaches(block, one, torch.zeros_like(units), units)
+        radius = norm.view(shape) * ball.eps.view(-1, *[1] * len(block.out_shape))
         return Bounds(centre - radius, centre + radius)
-    images = torch.arange(ball.size, device=device).repeat_interleave(block.units)
-    units = torch.arange(block.units, device=device).repeat(ball.size)
-    lower, upper = _unit_extremes(block, ball, images, units)
-    shape = (ball.size, *block.out_shape)
-    return Bounds(lower.view(shape), upper.view(shape))
+    images = torch.arange(ball.size, device=centre.device).repeat_interleave(block.units)
+    units = torch.arange(block.units, device=centre.device).repeat(ball.size)
+    down, up = _unit_reaches(block, ball, images, units)
+    return Bounds(centre - down.view(shape), centre + up.view(shape))
 
 
-def _unit_extremes(block: Block, ball: Ball, images: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of chosen outputs of the first block, in bounded memory."""
-    if len(block.out_shape) == 3:
-        width = block.fan_in
-    else:
-        width = math.prod(block.in_shape)
-    lowers, uppers = [], []
-    for image, unit in zip(
-        images.split(max(1, CHUNK_NUMBERS // width)), units.split(max(1, CHUNK_NUMBERS // width)), strict=True
-    ):
-        start = Rows.units(block.out_shape, image, unit, ball.center.dtype)
-        lower, upper = extremes(start.through(block), ball)
-        shift = start.offset(block)
-        lowers.append(lower + shift)
-        uppers.append(upper + shift)
-    return torch.cat(lowers), torch.cat(uppers)
+def _unit_reaches(block: Block, ball: Ball, images: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+    """How far chosen outputs of the first block fall and rise over the ball, in bounded memory."""
+    width = block.fan_in if len(block.out_shape) == 3 else math.prod(block.in_shape)
+    count = max(1, CHUNK_NUMBERS // width)
+    downs, ups = [], []
+    for image, unit in zip(images.split(count), units.split(count), strict=True):
+        down, up = reaches(Rows.units(block.out_shape, image, unit, ball.center.dtype).through(block), ball)
+        downs.append(down)
+        ups.append(up)
+    return torch.cat(downs), torch.cat(ups)
 
 
-def extremes(rows: Rows, ball: Ball) -> tuple[Tensor, Tensor]:
-    """min and max over the ball of each row acting on the input -> two tensors [n]."""
-    rows = rows.inside()
-    flat = rows.values.flatten(1)
+def reaches(rows: Rows, ball: Ball) -> tuple[Tensor, Tensor]:
+    """How far each row acting on the input falls below and rises above its value at `ball.middle()` -> two [n]."""
     if math.isinf(ball.p):
         low, high = ball.bounding_box()
-        middle = rows.dot((low + high) / 2)
-        radius = (flat.abs() * rows.gather((high - low) / 2).flatten(1)).sum(1)
-        return middle - radius, middle + radius
-    middle, eps = rows.dot(ball.center), ball.eps.index_select(0, rows.image)
+        reached = (rows.values.abs() * rows.gather((high - low) / 2)).flatten(1).sum(1)
+        return reached, reached
+    rows = rows.inside()
+    flat, eps = rows.values.flatten(1), ball.eps.index_select(0, rows.image)
     if ball.box is None:
-        radius = reach(flat, flat, flat, eps, ball.p, boxed=False)
-        return middle - radius, middle + radius
+        reached = reach(flat, flat, flat, eps, ball.p, boxed=False)
+        return reached, reached
     down, up = (rows.gather(side).flatten(1) for side in ball.room())
-    return middle - reach(flat, down, up, eps, ball.p, True), middle + reach(-flat, down, up, eps, ball.p, True)
+    return reach(flat, down, up, eps, ball.p, True), reach(-flat, down, up, eps, ball.p, True)
 
 
 def linear_margins(block: Block, ball: Ball, rows: Tensor) -> Tensor:
     """Exact minima of rows @ logits for a network without hidden layer, [B, T]."""
-    start = Rows.whole(rows)
-    lower, _ = extremes(start.through(block), ball)
-    return (lower + start.offset(block)).view(rows.shape[:2])
+    down, _ = reaches(Rows.whole(rows).through(block), ball)
+    return at_logits(rows, block(ball.middle())) - down.view(rows.shape[:2])
+
+
+def at_logits(rows: Tensor, logits: Tensor) -> Tensor:
+    """rows @ logits, [B, T]."""
+    return (rows @ logits.unsqueeze(2)).squeeze(2)
 
 
 def widen(bounds: Bounds, error: Tensor) -> Bounds:

@@ -46,7 +46,7 @@ class Block:
         return y
 
     def magnitude(self, x: Tensor) -> Tensor:
-        """|W| x for x >= 0, or a larger value where signs inside the block would cancel (never for one weight layer)."""
+        """|W| x for x >= 0, or more than that where two mixing layers could cancel each other (`mixing` > 1)."""
         for layer in self.layers:
             x = layer.magnitude(x)
         return x
@@ -56,6 +56,11 @@ class Block:
         like = next((weight for layer in self.layers for weight in layer.state_dict(keep_vars=True).values()), None)
         zero = torch.zeros(1, *self.in_shape) if like is None else like.new_zeros(1, *self.in_shape)
         return self(zero).squeeze(0)
+
+    @property
+    def mixing(self) -> int:
+        """Layers in the block that sum several inputs; `magnitude` is exact up to one."""
+        return sum(layer.fan_in > 1 for layer in self.layers)
 
     @property
     def units(self) -> int:

@@ -101,27 +101,17 @@ class Rows:
         index = self.image * math.prod(window.grid) + window.position
         return flat.index_select(0, index).view(self.values.shape)
 
-    def gather_shared(self, one_map: Tensor) -> Tensor:
-        """The same for one map [*shape] shared by all images."""
-        if self.window is None:
-            return one_map.expand_as(self.values)
-        return replace(self, image=torch.zeros_like(self.image)).gather(one_map.unsqueeze(0))
-
     def times(self, maps: Tensor) -> Rows:
         """Rows scaled entrywise by their image's map [B, *shape]."""
         return replace(self, values=self.values * self.gather(maps))
-
-    def dot(self, maps: Tensor) -> Tensor:
-        """<row, map of its image> -> [n]."""
-        return (self.values * self.gather(maps)).flatten(1).sum(1)
 
     def inside(self) -> Rows:
         """Rows with the coefficients outside the map (a window over the padding) set to zero."""
         if self.window is None:
             return self
-        height, width = self.shape[1:]
-        ones = self.values.new_ones(1, height, width).expand(self.shape)
-        return replace(self, values=self.values * self.gather_shared(ones))
+        ones = self.values.new_ones(1, 1, *self.shape[1:])
+        one = replace(self, image=torch.zeros_like(self.image), values=self.values[:, :1])
+        return replace(self, values=self.values * one.gather(ones))
 
     def dense(self) -> Rows:
         """The same rows stored whole."""
@@ -139,15 +129,11 @@ class Rows:
         return Rows(self.image, canvas[:, :, top : top + height, left : left + width], self.shape)
 
     def through(self, block: Block) -> Rows:
-        """Rows acting on the block's output, as rows acting on its input (its bias left to `offset`)."""
+        """Rows acting on the block's output, as rows acting on its input (the bias left aside)."""
         rows = self
         for layer in reversed(block.layers):
             rows = rows._through_layer(layer)
         return rows
-
-    def offset(self, block: Block) -> Tensor:
-        """<row, bias of the block> -> [n]."""
-        return (self.values * self.gather_shared(block.offset())).flatten(1).sum(1)
 
     def _through_layer(self, layer: Affine) -> Rows:
         if isinstance(layer, Diagonal):

@@ -1,0 +1,148 @@
+"""The runner: every point answered once, on disk at once, whatever the batch size, shards or interruptions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+
+from robustcli.cli.app import run
+from robustcli.errors import Interrupted
+from robustcli.evaluation import certify as module
+from robustcli.evaluation.certify import Certifier, Settings
+from robustcli.evaluation.runner import answer
+from robustcli.evaluation.session import Selection, Session, open_session
+from robustcli.networks.architectures import build
+from robustcli.networks.checkpoints import Metadata, save
+from robustcli.results.schema import Question, json_schema
+from robustcli.results.store import PointStore, merge
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A small random classifier for digits, saved as a finished run."""
+    torch.manual_seed(0)
+    network = build("1x20", (1, 8, 8), 10)
+    with torch.no_grad():  # the class means as templates: an honest, weak classifier
+        network.blocks[-1].layers[-1].weight.mul_(2)
+    path = tmp_path / "runs" / "tiny" / "seed-0" / "weights.safetensors"
+    save(path, network, Metadata(architecture=network.describe(), dataset="digits"))
+    return path
+
+
+def session(model: Path, **values: object) -> Session:
+    chosen: dict[str, object] = {"checkpoint": model, "points": "60", "norm": "linf", "eps": "0.01", **values}
+    return open_session(Selection(**chosen))  # type: ignore[arg-type]
+
+
+def question(current: Session) -> Question:
+    return Question(
+        command="certify", norm="linf", eps=0.01, boxed=True, model=current.model_hash, data=current.data.hash,
+        settings=Settings().model_dump(),
+    )  # fmt: skip
+
+
+def solve(current: Session) -> dict[int, tuple[str | None, float | None]]:
+    answer(current, question(current), Certifier(current.exact, Settings()))
+    records = PointStore(current.run.question_dir(question(current)), current.shard).records()
+    return {index: (record.verdict, record.margin_lower) for index, record in records.items()}
+
+
+def test_batch_size_and_shards_give_the_same_verdicts(model: Path, tmp_path: Path) -> None:
+    whole = solve(session(model, out=tmp_path / "a"))
+    assert sorted(whole) == list(range(60))
+    small = solve(session(model, out=tmp_path / "b", batch_size=7))
+    for shard in ("1/3", "2/3", "3/3"):
+        current = session(model, out=tmp_path / "c", shard=shard)
+        solve(current)
+    merged = merge(current.run.question_dir(question(current)))
+    for index, (verdict, margin) in whole.items():
+        assert small[index][0] == verdict == merged[index].verdict
+        if margin is not None:
+            assert small[index][1] == pytest.approx(margin, abs=1e-5)
+            assert merged[index].margin_lower == pytest.approx(margin, abs=1e-5)
+
+
+def test_a_rerun_answers_only_what_is_open(model: Path, tmp_path: Path) -> None:
+    first = solve(session(model, out=tmp_path / "a", points="20"))
+    calls: list[int] = []
+
+    class Counting(Certifier):
+        def __call__(self, batch):  # type: ignore[no-untyped-def]
+            calls.extend(batch.indices.tolist())
+            return super().__call__(batch)
+
+    current = session(model, out=tmp_path / "a", points="30")
+    answer(current, question(current), Counting(current.exact, Settings()))
+    assert calls
+    assert min(calls) >= 20
+    records = PointStore(current.run.question_dir(question(current))).records()
+    assert {index: (records[index].verdict, records[index].margin_lower) for index in range(20)} == first
+
+
+def test_ctrl_c_keeps_what_was_decided(model: Path, tmp_path: Path) -> None:
+    class Pressed(Certifier):
+        def __call__(self, batch):  # type: ignore[no-untyped-def]
+            if int(batch.indices[0]) >= 16:
+                raise KeyboardInterrupt
+            return super().__call__(batch)
+
+    current = session(model, out=tmp_path / "a", batch_size=8)
+    with pytest.raises(Interrupted, match="16 of 60 points answered"):
+        answer(current, question(current), Pressed(current.exact, Settings()))
+    assert sorted(PointStore(current.run.question_dir(question(current))).records()) == list(range(16))
+    assert solve(current) == solve(session(model, out=tmp_path / "b"))
+
+
+def test_result_files_validate_against_the_published_schema(model: Path, tmp_path: Path) -> None:
+    solve(session(model, out=tmp_path / "a"))
+    schemas = json_schema()
+    (result,) = (tmp_path / "a").rglob("result.json")
+    Draft202012Validator(schemas["result"]).validate(json.loads(result.read_text()))
+    (lines,) = (tmp_path / "a").rglob("points.jsonl")
+    for line in lines.read_text().splitlines():
+        Draft202012Validator(schemas["point"]).validate(json.loads(line))
+
+
+def test_unsound_float32_margin_is_not_used(model: Path) -> None:
+    assert session(model).exact.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--norm", "l3x"], 2, "unknown norm"),
+        (["--norm", "linff"], 2, "did you mean 'linf'?"),
+        (["--eps", "-0.1"], 2, "must be positive"),
+        (["--eps", "0"], 2, "must be positive"),
+        (["--eps", "nan"], 2, "finite"),
+        (["--eps", "8"], 2, "larger than the input box"),
+        (["--points", "0"], 2, "no point"),
+        (["--points", "501"], 2, "beyond the 500 test points"),
+        (["--points", "a:b"], 2, "neither a number nor a range"),
+        (["--shard", "3/2"], 2, "not i/n"),
+        (["--method", "duall"], 2, "did you mean 'dual'?"),
+        (["--device", "gpu"], 2, "unknown device"),
+        (["--dataset", "mnits"], 2, "did you mean 'mnist'?"),
+        (["--set", "training.epochs=1"], 2, "no --recipe"),
+        (["--norm", "linf", "--max-seconds", "0"], 5, "0 of 1000 points"),
+    ],
+)
+def test_wrong_inputs(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, text: str
+) -> None:
+    base = ["certify", "--checkpoint", str(model), "--out", str(tmp_path / "x"), *arguments]
+    found = run(base)
+    output = capsys.readouterr().err
+    if text == "0 of 1000 points":
+        assert found == 5
+        return
+    assert found == code, output
+    assert text in " ".join(output.split())
+
+
+def test_every_bound_has_a_name() -> None:
+    assert list(module.BOUNDS) == ["interval", "dual"]
