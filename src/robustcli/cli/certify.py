@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @common.evaluation("certify")
 def certify(
     method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", help="interval or dual; repeatable. [default: best of all]")
+        list[str] | None, typer.Option("--method", "-m", help="interval or dual; repeatable. (default: best of all)")
     ] = None,
 ) -> common.MakeEvaluator:
     """Prove robustness by bounds: upper bounds on the robust test error.

@@ -34,7 +34,7 @@ Set = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Which of the recipe's runs.", rich_help_panel=WHICH)]
 Runs = Annotated[
-    Path | None, typer.Option("--runs", help="Folder of runs. [default: $ROBUST_RUNS_DIR or ./runs]", rich_help_panel=WHICH)
+    Path | None, typer.Option("--runs", help="Folder of runs. (default: $ROBUST_RUNS_DIR or ./runs)", rich_help_panel=WHICH)
 ]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Data set, where it is not the recipe's.", rich_help_panel=POINTS)
@@ -43,11 +43,11 @@ Partial = Annotated[
     bool, typer.Option("--partial", help="Accept fewer rows than the official split.", rich_help_panel=POINTS)
 ]
 Norm = Annotated[
-    str | None, typer.Option("--norm", "-n", help="l1, l2, linf or union. [default: the recipe's]")
+    str | None, typer.Option("--norm", "-n", help="l1, l2, linf or union. (default: the recipe's)")
 ]
-Eps = Annotated[str | None, typer.Option("--eps", "-e", help="Radius, e.g. 0.1 or 2/255. [default: the recipe's]")]
+Eps = Annotated[str | None, typer.Option("--eps", "-e", help="Radius, e.g. 0.1 or 2/255. (default: the recipe's)")]
 Box = Annotated[
-    bool | None, typer.Option("--box/--no-box", help="Cut the ball with the input box. [default: where there is one]")
+    bool | None, typer.Option("--box/--no-box", help="Cut the ball with the input box. (default: where there is one)")
 ]
 Points = Annotated[
     str, typer.Option("--points", "-p", help="First N test points, a range a:b, or all.", rich_help_panel=POINTS)
@@ -57,15 +57,15 @@ Shard = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", min=1, help="Points at once; no influence on answers. [default: auto]")
+    int | None, typer.Option("--batch-size", min=1, help="Points at once; no influence on answers. (default: auto)")
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. (default: all cores)")]
 MaxSeconds = Annotated[
     float | None,
     typer.Option("--max-seconds", min=0, help="Stop after this long; the rest stays open (exit code 5)."),
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="Folder for results. [default: the run's]", rich_help_panel=OUTPUT)
+    Path | None, typer.Option("--out", help="Folder for results. (default: the run's)", rich_help_panel=OUTPUT)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print only the result document.", rich_help_panel=OUTPUT)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.", rich_help_panel=OUTPUT)]
