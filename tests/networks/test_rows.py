@@ -21,9 +21,7 @@ def tower(side: int, kernels: list[tuple[int, int, int]], width: int = 2) -> Net
             {"type": "relu"},
         ]
         channels = width
-    probe = Network.from_description(
-        {"input_shape": [2, side, side], "layers": [*layers[:-1], {"type": "flatten"}]}
-    )
+    probe = Network.from_description({"input_shape": [2, side, side], "layers": [*layers[:-1], {"type": "flatten"}]})
     size = probe.blocks[-1].units
     head = [{"type": "flatten"}, {"type": "linear", "in": size, "out": 3}]
     return randomised({"input_shape": [2, side, side], "layers": [*layers, *head]}, side)

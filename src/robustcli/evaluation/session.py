@@ -101,8 +101,8 @@ class Session:
 
     def checkpoint_norm(self) -> str | None:
         """The norm an imported model was trained for, if its metadata says."""
-        norm = (self.checkpoint.metadata.figures or {}).get("norm")
-        return norm if isinstance(norm, str) and norm in NORMS else None
+        norm = self.checkpoint.metadata.norm
+        return norm if norm in NORMS else None
 
     def eps(self, norm: str) -> float:
         """The radius for a norm: `--eps`, else the recipe's, else the data set's.
@@ -113,6 +113,8 @@ class Session:
         chosen: str | float | None = self.selection.eps
         if chosen is None and self.recipe is not None:
             chosen = dict(self.recipe.eps).get(norm)  # type: ignore[call-overload]
+        if chosen is None and self.checkpoint.metadata.norm == norm:
+            chosen = self.checkpoint.metadata.eps
         if chosen is None:
             chosen = self.spec.eps.get(norm)
         if chosen is None:

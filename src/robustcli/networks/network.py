@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class Network(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Architecture as a JSON object: name, input shape, layers."""
-        layers = [layer.describe() for layer in self.layers]
+        layers = [cast(Affine | ReLU, layer).describe() for layer in self.layers]
         return {"name": self.name, "input_shape": list(self.input_shape), "layers": layers}
 
     def forward(self, x: Tensor) -> Tensor:
