@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -194,7 +195,7 @@ class Ball:
         Not uniform: directions are drawn at every sparsity, radii with a bias towards eps, then projected.
         """
         b, d = self.size, self.center[0].numel()
-        kind = {"generator": generator, "dtype": self.center.dtype, "device": self.center.device}
+        kind: dict[str, Any] = {"generator": generator, "dtype": self.center.dtype, "device": self.center.device}
         direction = torch.randn(b * count, d, **kind)
         keep = torch.rand(b * count, 1, **kind) ** 3
         direction = direction * (torch.rand(b * count, d, **kind) <= keep.clamp(min=1.0 / d))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -36,14 +37,15 @@ app = typer.Typer(
 )
 
 MAIN, HELPERS = "Commands", "Helpers"
-for name, command in {
+commands: dict[str, Callable[..., None]] = {
     "train": train,
     "attack": attack,
     "certify": certify,
     "mip-verify": mip_verify,
     "bound-distance": bound_distance,
     "report": report,
-}.items():
+}
+for name, command in commands.items():
     app.command(name, rich_help_panel=MAIN)(command)
 app.command("env", rich_help_panel=HELPERS)(env)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=HELPERS)

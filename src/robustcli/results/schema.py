@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = "robustcli.result/1"
+SCHEMA: Final = "robustcli.result/1"
 Verdict = Literal["robust", "vulnerable", "misclassified", "unknown"]
 Command = Literal["attack", "certify", "mip-verify", "bound-distance"]
 
@@ -112,7 +112,7 @@ class Provenance(Record):
 class ResultDocument(Record):
     """One `result.json`."""
 
-    schema_: Literal["robustcli.result/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["robustcli.result/1"] = Field(default=SCHEMA, alias="schema")
     question: Question
     summary: Summary
     provenance: Provenance
@@ -134,7 +134,7 @@ class EpochRecord(Record):
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of all stored objects, by name."""
-    kinds = {"result": ResultDocument, "point": PointRecord, "epoch": EpochRecord}
+    kinds: dict[str, type[Record]] = {"result": ResultDocument, "point": PointRecord, "epoch": EpochRecord}
     return {"$id": SCHEMA, **{name: kind.model_json_schema(by_alias=True) for name, kind in kinds.items()}}
 
 
