@@ -12,7 +12,9 @@ NormName = Literal["l1", "l2", "linf"]
 
 
 def _number(value: object) -> object:
-    """Accept `2/255` and `1e-3` (which YAML reads as text) where a number is wanted."""
+    """Accept `2/255` and `1e-3` (which YAML reads as text) where a number is wanted; true and false are none."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
     if isinstance(value, str):
         try:
             return radius(value)

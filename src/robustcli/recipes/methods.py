@@ -43,7 +43,7 @@ class NearestUnits(Strict):
 
 
 class Conventions(Strict):
-    """Where the authors' code departs from their text (000 section 2.5 of the notes: K or K-1, stabiliser, tie noise)."""
+    """Where the authors' code departs from their text."""
 
     decision_divisor: Literal["classes", "others"] = Field("classes", description="divide by K (code) or K-1 (001)")
     stabiliser: NonNegative = Field(0.0, description="added to entries of V smaller than it (code, CNN: 1e-5)")

@@ -33,7 +33,7 @@ class Drop(Strict):
     """Multiply the learning rate by `factor` for every epoch e (1..E) with e >= share * E, once per share."""
 
     name: Literal["drop"] = "drop"
-    shares: list[Fraction] = [0.9]
+    shares: list[Fraction] = Field(default_factory=lambda: [0.9])
     factor: Positive = 0.1
 
 
@@ -77,9 +77,9 @@ class Published(Strict):
     boxed: bool | None = Field(None, description="whether the certified ball was cut with the input box; none: mixed")
     eps: dict[NormName, Positive]
     test_error: Number | None = None
-    lower: dict[Literal["l1", "l2", "linf", "union"], Number | None] = {}
-    upper: dict[Literal["l1", "l2", "linf", "union"], Number | None] = {}
-    notes: list[str] = []
+    lower: dict[Literal["l1", "l2", "linf", "union"], Number | None] = Field(default_factory=dict)
+    upper: dict[Literal["l1", "l2", "linf", "union"], Number | None] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
 
 
 class Recipe(Strict):
@@ -96,10 +96,15 @@ class Recipe(Strict):
     eps: dict[NormName, Positive] = Field(min_length=1, description="radii for training and evaluation, per norm")
     norm: NormName | Literal["union"] = Field(description="the norm evaluated by default")
     training: Training = Training()
-    published: list[Published] = []
+    published: list[Published] = Field(default_factory=list)
 
     @property
     def hash(self) -> str:
-        """sha256 of all that determines the trained network (name, summary and published figures left out)."""
-        content = self.model_dump(mode="json", exclude={"name", "summary", "origin", "published", "norm"})
+        """sha256 of all that determines the trained network (name, summary and published figures left out).
+
+        Values equal to their default are left out, so that a new key with a default keeps the hashes of older runs;
+        in exchange a default never changes its value.
+        """
+        left_out = {"name", "summary", "origin", "published", "norm"}
+        content = self.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,113 @@
+"""Whether the parts of a recipe agree with each other and with its data set. (Types and ranges: model.py.)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from robustcli.data.specs import OWN_PREFIX, SPECS, Spec, spec
+from robustcli.errors import UnknownNameError, UsageError
+from robustcli.networks.architectures import architecture, description
+from robustcli.norms import NORMS, check_eps, exponent, radius
+from robustcli.recipes.methods import ConvexPolytope
+from robustcli.recipes.model import Recipe
+from robustcli.recipes.problems import Path, Problem
+
+
+def disagreements(recipe: Recipe) -> list[Problem]:
+    """All contradictions of a well-formed recipe; empty when it holds together."""
+    problems = list(_radii(recipe))
+    if isinstance(recipe.method, ConvexPolytope):
+        problems += _ramp(recipe, recipe.method)
+    problems += names_and_radii(recipe.model_dump())
+    known = spec(recipe.dataset) if recipe.dataset in SPECS else None
+    # The user's own arrays (npz:PATH) say shape and box themselves; they are read when training starts.
+    return [*problems, *_data(recipe, known)] if known is not None else problems
+
+
+def names_and_radii(data: dict[str, Any]) -> Iterator[Problem]:
+    """Unknown data set or architecture, and radii larger than the input box. Also for data that is no valid recipe."""
+    known = None
+    if isinstance(name := data.get("dataset"), str) and not name.startswith(OWN_PREFIX):
+        try:
+            known = spec(name)
+        except UnknownNameError as error:
+            yield Problem(("dataset",), _flat(error))
+    if isinstance(name := data.get("architecture"), str):
+        try:
+            architecture(name)
+        except UsageError as error:
+            yield Problem(("architecture",), _flat(error))
+    radii = data.get("eps")
+    if known is None or not isinstance(radii, dict):
+        return
+    for norm, eps in radii.items():
+        if norm not in NORMS or not _positive(eps):
+            continue  # said by the model
+        try:
+            check_eps(eps, exponent(norm), known.dimension, known.box)
+        except UsageError as error:
+            yield Problem(("eps", norm), _flat(error))
+
+
+def _positive(eps: object) -> bool:
+    try:
+        return isinstance(eps, str | float | int) and radius(eps) > 0
+    except UsageError:
+        return False
+
+
+def _radii(recipe: Recipe) -> Iterator[Problem]:
+    """Every norm that is trained or evaluated needs a radius."""
+    given = ", ".join(recipe.eps)
+    if recipe.norm == "union" and len(recipe.eps) < 2:
+        yield Problem(("norm",), f"union of norms, but eps has {given} only (norms: {', '.join(NORMS)})")
+    elif recipe.norm != "union" and recipe.norm not in recipe.eps:
+        yield Problem(("norm",), f"{recipe.norm} has no radius: eps has {given}")
+    for path, norm in _norms(recipe.method, ("method",)):
+        if norm not in recipe.eps:
+            yield Problem(path, f"{norm} has no radius: eps has {given}")
+
+
+def _norms(settings: BaseModel, above: Path) -> Iterator[tuple[Path, str]]:
+    """The norms a method trains for."""
+    for key, value in settings:
+        if key in ("norm", "norms"):
+            for norm in [value] if isinstance(value, str) else value:
+                yield (*above, key), norm
+        elif isinstance(value, BaseModel):
+            yield from _norms(value, (*above, key))
+
+
+def _ramp(recipe: Recipe, method: ConvexPolytope) -> Iterator[Problem]:
+    """A growing eps starts below its end and arrives before training ends."""
+    final = recipe.eps.get(method.norm)
+    if (method.start_eps is None) != (method.ramp_epochs == 0):
+        yield Problem(("method", "start_eps"), "start_eps and ramp_epochs go together: give both or neither")
+    if method.start_eps is not None and final is not None and method.start_eps > final:
+        yield Problem(("method", "start_eps"), f"{method.start_eps:g} is above eps.{method.norm} = {final:g}")
+    if method.ramp_epochs > recipe.training.epochs:
+        epochs = recipe.training.epochs
+        yield Problem(("method", "ramp_epochs"), f"{method.ramp_epochs} exceeds training.epochs = {epochs}")
+
+
+def _data(recipe: Recipe, data: Spec) -> Iterator[Problem]:
+    """What the data set must have for this recipe: a fitting shape, a box, mean and deviation, images."""
+    try:
+        description(recipe.architecture, data.input_shape, data.classes)
+    except UnknownNameError:
+        pass  # said already
+    except UsageError as error:
+        yield Problem(("architecture",), _flat(error))
+    if isinstance(recipe.method, ConvexPolytope) and recipe.method.boxed and data.box is None:
+        yield Problem(("method", "boxed"), f"{data.name} has no input box")
+    if recipe.normalise == "dataset" and data.mean is None:
+        yield Problem(("normalise",), f"{data.name} has no mean and deviation; use none")
+    if recipe.training.augmentation != "none" and len(data.input_shape) != 3:
+        yield Problem(("training", "augmentation"), f"{data.name} holds no images; use none")
+
+
+def _flat(error: UsageError) -> str:
+    return error.message + (f" ({error.hint})" if error.hint else "")

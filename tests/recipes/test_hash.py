@@ -1,0 +1,42 @@
+"""The recipe hash: what counts, what does not, and that defaults never change their value."""
+
+from __future__ import annotations
+
+import json
+
+from robustcli.recipes.loading import load
+from robustcli.recipes.methods import ConvexPolytope, MaximumMargin, MaximumMarginUniversal
+from robustcli.recipes.model import Training
+
+
+def test_only_what_determines_the_network_counts() -> None:
+    recipe = load("digits-fc-kw-linf")
+    assert recipe.model_copy(update={"summary": "other words"}).hash == recipe.hash
+    assert load("digits-fc-kw-linf", ["training.epochs=31"]).hash != recipe.hash
+    assert load("digits-fc-kw-linf", ["eps.linf=0.11"]).hash != recipe.hash
+
+
+def test_a_default_written_out_is_the_same_recipe() -> None:
+    assert load("digits-fc-kw-linf", ["training.optimiser.weight_decay=0"]).hash == load("digits-fc-kw-linf").hash
+
+
+def test_defaults_keep_their_values() -> None:
+    """Values equal to the default are not hashed: a changed default would silently change what a hash stands for."""
+    training = json.loads(Training().model_dump_json())
+    assert training == {
+        "epochs": 100,
+        "batch_size": 128,
+        "drop_last": True,
+        "optimiser": {"name": "adam", "lr": 0.001, "weight_decay": 0.0},
+        "schedule": {"name": "drop", "shares": [0.9], "factor": 0.1},
+        "augmentation": "none",
+        "initialisation": "truncated-normal",
+    }
+    conventions = {"decision_divisor": "classes", "stabiliser": 0.0, "tie_noise": 1e-5}
+    mmr = MaximumMargin(name="mmr", norm="linf", lmbd=1, gamma=1).model_dump()
+    assert mmr["conventions"] == conventions
+    assert (mmr["warmup_epochs"], mmr["nearest"]) == (10, {"start": 0.1, "end": 0.02})
+    both = MaximumMarginUniversal(name="mmr-universal", lmbd_l1=1, lmbd_linf=1, gamma_l1=1, gamma_linf=1).model_dump()
+    assert (both["selection"], both["nearest"]) == ("union", {"start": 0.2, "end": 0.05})
+    kw = ConvexPolytope(name="kw", norm="linf").model_dump()
+    assert kw == {"name": "kw", "norm": "linf", "boxed": False, "start_eps": None, "ramp_epochs": 0}
