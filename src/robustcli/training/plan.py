@@ -1,0 +1,98 @@
+"""What a training would do and how long it would take, measured with two steps; nothing is written."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from robustcli.results.runs import RunFolder
+from robustcli.training.device import repeatable
+from robustcli.training.folder import check_unchanged
+from robustcli.training.loop import TEST_BATCH, Trainer
+from robustcli.training.runs import Request, prepare, resume
+from robustcli.training.state import Place
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would do.
+
+    Args:
+        status: `finished`, `goes on` or `starts`.
+        epoch, step: where it would start.
+        seconds_per_step: measured on this machine now.
+        seconds: estimate for all that is left, tests included.
+    """
+
+    status: str
+    run: RunFolder
+    train_rows: int
+    test_rows: int
+    partial: str | None
+    parameters: int
+    hidden_units: int
+    epoch: int
+    step: int
+    epochs: int
+    steps_per_epoch: int
+    steps_left: int
+    seconds_per_step: float
+    seconds: float
+    device: str
+    threads: int
+
+
+def plan(request: Request, *, fresh: bool = False) -> Plan:
+    """Measure two steps on a throw-away network and say what would be done; nothing is written."""
+    run, recipe = request.run, request.recipe
+    if not fresh:
+        check_unchanged(run, recipe)
+    trainer = prepare(request)
+    finished = run.finished and not fresh
+    goes_on = run.resume.is_file() and not run.finished and not fresh
+    threads = resume(trainer, request, lambda text: None) if goes_on else trainer.origin.threads
+    place = trainer.place
+    left = 0 if finished else trainer.total_steps - trainer.steps_done
+    with repeatable(trainer.device, threads):
+        per_step, per_test = _timed(trainer) if left else (0.0, 0.0)
+    tests = recipe.training.epochs - place.epoch + 1
+    return Plan(
+        status="finished" if finished else "goes on" if goes_on else "starts",
+        run=run,
+        train_rows=len(trainer.train),
+        test_rows=len(trainer.test),
+        partial=trainer.train.partial,
+        parameters=trainer.network.parameter_count,
+        hidden_units=trainer.network.hidden_units,
+        epoch=place.epoch,
+        step=place.step,
+        epochs=recipe.training.epochs,
+        steps_per_epoch=trainer.steps_per_epoch,
+        steps_left=left,
+        seconds_per_step=per_step,
+        seconds=left * per_step + (tests * per_test if left else 0.0),
+        device=str(trainer.device),
+        threads=threads,
+    )
+
+
+def _timed(trainer: Trainer) -> tuple[float, float]:
+    """Seconds of one step (the second one, warm) and of one pass over the test split (scaled up from a batch)."""
+    place = trainer.place
+    order = trainer.order(place.epoch)
+    trainer.network.train()
+    seconds = 0.0
+    for _ in range(2):
+        trainer.place = Place(place.epoch, 0)
+        begun = time.monotonic()
+        trainer.step(order)
+        seconds = time.monotonic() - begun
+    sample = torch.arange(min(TEST_BATCH, len(trainer.test)))
+    points = trainer.test.points(sample, dtype=torch.float32, device=trainer.device)
+    begun = time.monotonic()
+    with torch.no_grad():
+        trainer.network(points).argmax(1).tolist()
+    trainer.place = place
+    return seconds, (time.monotonic() - begun) * len(trainer.test) / len(sample)

@@ -1,0 +1,164 @@
+"""`robust train` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner, Result
+
+from robustcli.cli.train import duration, train
+from robustcli.errors import Interrupted, RecipeError, UnknownNameError
+from robustcli.networks.checkpoints import load
+from robustcli.recipes.loading import dump
+from robustcli.training import loop
+from tests.training.tiny import few_rows, tiny_recipe
+
+APP = typer.Typer()
+APP.command()(train)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe file; runs go to the same folder."""
+    few_rows(monkeypatch)
+    monkeypatch.setenv("ROBUST_RUNS_DIR", str(tmp_path / "runs"))
+    path = tmp_path / "tiny-plain.yaml"
+    path.write_text(dump(tiny_recipe()))
+    return path
+
+
+def robust_train(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(APP, [*map(str, arguments), "--device", "cpu", "--threads", "1"])
+
+
+def test_train_prints_the_test_error_and_where_the_weights_are(recipe: Path, tmp_path: Path) -> None:
+    done = robust_train("--recipe", recipe)
+    weights = tmp_path / "runs" / "tiny-plain" / "seed-0" / "weights.safetensors"
+    assert done.exit_code == 0
+    assert "3 epochs, test error" in done.stdout
+    assert str(weights) in done.stdout
+    assert "epoch 3/3" in done.stderr
+    again = robust_train("--recipe", recipe)
+    assert again.exit_code == 0
+    assert again.stdout.startswith("already finished: 3 epochs")
+    assert "--fresh" in again.stderr
+
+
+def test_json_is_all_there_is_on_stdout(recipe: Path) -> None:
+    stopped = robust_train("--recipe", recipe, "--json", "--max-steps", "5")
+    document = json.loads(stopped.stdout)
+    assert (document["status"], document["steps"], document["epochs_done"]) == ("stopped", 5, 1)
+    assert document["weights"] is None
+    document = json.loads(robust_train("--recipe", recipe, "--json").stdout)
+    assert (document["schema"], document["status"], document["steps"]) == ("robustcli.train/1", "finished", 12)
+    assert document["figures"]["test_error"] == document["last_epoch"]["test_error"]
+    assert Path(document["weights"]).is_file()
+
+
+def test_max_steps_says_how_to_go_on(recipe: Path) -> None:
+    stopped = robust_train("--recipe", recipe, "--max-steps", "5")
+    assert stopped.exit_code == 0
+    assert stopped.stdout == ""
+    assert "stopped after step 5 as asked; the same command goes on from here" in stopped.stderr
+    assert "going on at epoch 2, step 2" in robust_train("--recipe", recipe).stderr
+
+
+def test_quiet_prints_the_result_alone(recipe: Path) -> None:
+    done = robust_train("--recipe", recipe, "-q")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("3 epochs, test error")
+
+
+def test_overrides_get_their_own_folder(recipe: Path, tmp_path: Path) -> None:
+    assert robust_train("--recipe", recipe, "--set", "training.epochs=1", "--seed", "4").exit_code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("tiny-plain+")
+    assert json.loads((folder / "seed-4" / "overrides.json").read_text()) == ["training.epochs=1"]
+    assert load(folder / "seed-4" / "weights.safetensors").metadata.epochs == 1
+
+
+def test_dry_run_tells_and_writes_nothing(recipe: Path, tmp_path: Path) -> None:
+    told = robust_train("--recipe", recipe, "--dry-run")
+    assert told.exit_code == 0
+    for words in ("start a new run", "140 training and 140 test rows", "3 epochs of 4 batches; 12 steps left", "about"):
+        assert words in told.stdout
+    assert not (tmp_path / "runs").exists()
+    planned = json.loads(robust_train("--recipe", recipe, "--dry-run", "--json").stdout)
+    assert (planned["steps_left"], planned["parameters"]) == (12, 910)
+
+
+def test_errors_reach_the_caller_as_errors(recipe: Path) -> None:
+    assert isinstance(robust_train("--recipe", "digits-fc-plian").exception, UnknownNameError)
+    assert isinstance(robust_train("--recipe", recipe, "--set", "training.epoch=1").exception, RecipeError)
+    assert robust_train().exit_code == 2
+
+
+def test_an_interruption_is_an_error_that_says_how_to_go_on(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = loop.Trainer.step
+
+    def interrupt(trainer: loop.Trainer, order: torch.Tensor) -> None:
+        step(trainer, order)
+        if trainer.steps_done == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Trainer, "step", interrupt)
+    stopped = robust_train("--recipe", recipe)
+    assert isinstance(stopped.exception, Interrupted)
+    assert stopped.exception.exit_code == 130
+    assert "stopped after step 6 (1 of 3 epochs done)" in str(stopped.exception)
+    assert "goes on" in str(stopped.exception)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4.2, "4 s"), (89, "89 s"), (91, "2 min"), (7500, "2 h 05 min"), (5399, "1 h 30 min")]
+)
+def test_durations_read_well(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from robustcli.recipes.loading import load
+from robustcli.training import loop
+from robustcli.training.runs import Request, train
+loop.SAVE_EVERY = 0.02
+request = Request(load(sys.argv[1]), (), 0, Path(sys.argv[2]), "cpu", 1)
+train(request, loop.Silent(), print)
+"""
+
+
+@pytest.mark.long
+def test_kill_minus_nine_at_random_moments(tmp_path: Path) -> None:
+    path = tmp_path / "tiny-mmr.yaml"
+    path.write_text(dump(tiny_recipe("mmr", epochs=6, batch_size=16)))
+
+    def start(root: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", CHILD, str(path), str(tmp_path / root)])
+
+    def tensors(root: str) -> dict[str, torch.Tensor]:
+        return load(tmp_path / root / "tiny-mmr" / "seed-0" / "weights.safetensors").network.state_dict()
+
+    assert start("straight").wait() == 0
+    resume = tmp_path / "killed" / "tiny-mmr" / "seed-0" / "resume.safetensors"
+    for kill in range(3):
+        child = start("killed")
+        before = resume.stat().st_mtime_ns if kill else 0
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (resume.exists() and resume.stat().st_mtime_ns > before):
+            time.sleep(0.005)
+        time.sleep(0.07 * kill)
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+    assert start("killed").wait() == 0
+    straight, killed = tensors("straight"), tensors("killed")
+    assert all(torch.equal(straight[name], killed[name]) for name in straight)
