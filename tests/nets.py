@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -38,12 +40,14 @@ def golden_network() -> tuple[Network, Tensor, Tensor]:
 def dense(widths: list[int], seed: int = 0) -> Network:
     """A random fully connected ReLU net in float64, `widths` from input to logits."""
     layers: list[dict[str, object]] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [{"type": "linear", "in": inputs, "out": outputs}, {"type": "relu"}]
     return randomised({"input_shape": [widths[0]], "layers": layers[:-1]}, seed)
 
 
-def convolutional(seed: int = 0, side: int = 8, channels: int = 1, classes: int = 4, normalise: bool = False) -> Network:
+def convolutional(
+    seed: int = 0, side: int = 8, channels: int = 1, classes: int = 4, normalise: bool = False
+) -> Network:
     """A small conv-conv-dense net in float64 whose kernels hang over the padded border."""
     first = [{"type": "normalise", "mean": [0.3] * channels, "std": [0.4] * channels}] if normalise else []
     quarter = ((side + 1) // 2 + 1) // 2

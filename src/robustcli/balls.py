@@ -203,9 +203,7 @@ class Ball:
             direction = torch.where(torch.rand(b * count, 1, **kind) < 0.5, direction.sign(), direction)
         radius = torch.rand(b * count, 1, **kind).clamp(min=0.5) * 1.5
         scale = vector_norm(direction, self.p).clamp(min=1e-30).unsqueeze(1)
-        many = Ball(
-            self.center.repeat_interleave(count, 0), self.eps.repeat_interleave(count, 0), self.p, self.box
-        )
+        many = Ball(self.center.repeat_interleave(count, 0), self.eps.repeat_interleave(count, 0), self.p, self.box)
         moved = many.center.flatten(1) + direction / scale * radius * many.eps.unsqueeze(1)
         return many.project(moved.view(many.center.shape)).view(b, count, *self.center.shape[1:])
 

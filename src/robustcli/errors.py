@@ -1,15 +1,15 @@
 """One exception tree. Each error says what is wrong, where, and what to do; its class fixes the exit code.
 
-    RobustError                 1   internal error
-      ContradictionError        1   two records claim `robust` and `vulnerable` for the same question
-      UsageError                2   a wrong option or value
-        UnknownNameError        2   an unknown name, with the nearest known one
-        RecipeError             2   a recipe that does not hold together
-      DataError                 3   data missing, truncated or altered
-      CheckpointError           3   a checkpoint or model file that cannot be used
-      SolverError               4   a solver missing, failing, or without a sufficient licence
-      IncompleteError           5   requested points left unprocessed
-      Interrupted             130   Ctrl-C; what was decided until then is kept
+RobustError                 1   internal error
+  ContradictionError        1   two records claim `robust` and `vulnerable` for the same question
+  UsageError                2   a wrong option or value
+    UnknownNameError        2   an unknown name, with the nearest known one
+    RecipeError             2   a recipe that does not hold together
+  DataError                 3   data missing, truncated or altered
+  CheckpointError           3   a checkpoint or model file that cannot be used
+  SolverError               4   a solver missing, failing, or without a sufficient licence
+  IncompleteError           5   requested points left unprocessed
+  Interrupted             130   Ctrl-C; what was decided until then is kept
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "free some space, or choose another folder") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}", "free space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,7 +65,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "free some space, or choose another folder") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}", "free space or choose another folder") from error
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

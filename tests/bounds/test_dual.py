@@ -76,7 +76,12 @@ def nets() -> list[Network]:
             {"type": "linear", "in": 3, "out": 3},
         ],
     }
-    return [dense([6, 8, 7, 3], 1), convolutional(2), convolutional(3, normalise=True, channels=2), randomised(padded, 4)]
+    return [
+        dense([6, 8, 7, 3], 1),
+        convolutional(2),
+        convolutional(3, normalise=True, channels=2),
+        randomised(padded, 4),
+    ]
 
 
 def points(network: Network, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -32,5 +32,9 @@ def test_first_layer_is_the_support_function_of_its_dense_rows(network, p, box) 
     matrix = block.linear(torch.eye(size, dtype=torch.float64).view(-1, *block.in_shape)).flatten(1).T
     rows = matrix.view(1, -1, *block.in_shape).expand(3, -1, *[-1] * len(block.in_shape))
     found = first_layer(block, ball)
-    torch.testing.assert_close(found.lower.flatten(1), ball.minimum(rows) + block.offset().flatten(), atol=1e-10, rtol=0)
-    torch.testing.assert_close(found.upper.flatten(1), ball.maximum(rows) + block.offset().flatten(), atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        found.lower.flatten(1), ball.minimum(rows) + block.offset().flatten(), atol=1e-10, rtol=0
+    )
+    torch.testing.assert_close(
+        found.upper.flatten(1), ball.maximum(rows) + block.offset().flatten(), atol=1e-10, rtol=0
+    )

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustcli.devices import choose
 from robustcli.errors import UsageError
 from robustcli.results.schema import EpochRecord
-from robustcli.training.device import choose, repeatable
 from robustcli.training.loop import error
 from robustcli.training.plan import plan
+from robustcli.training.repeatable import repeatable
 from robustcli.training.runs import prepare, train
 from tests.training.tiny import Watch, few_rows, request, tiny_recipe
 

@@ -1,8 +1,8 @@
 """The KW dual bound over the convex outer polytope (003) = Fast-Lin = the area-minimal zonotope.
 
-For c @ f over the ball, with slopes D = 0 / 1 / u/(u-l) at inactive / active / unstable units (003 eq. 7-8, Algorithm 1;
-003 appendix A), a relaxed unit is  z = D f + g/2 +- g/2  with gap g = -D l. All rows share these slopes, so the middle
-of every bound is one forward pass, and only the radius needs the rows A_l = c W_{L+1} D_L W_L ... D_{l+1} W_{l+1}:
+For c @ f over the ball, with slopes D = 0 / 1 / u/(u-l) at inactive / active / unstable units (003 Theorem 1),
+a relaxed unit is  z = D f + g/2 +- g/2  with gap g = -D l. All rows share these slopes, so the middle of every bound is
+one forward pass, and only the radius needs the rows A_l = c W_{L+1} D_L W_L ... D_{l+1} W_{l+1}:
 
     lower, upper = c @ middle -+ ( sum_l |A_l| g_l / 2  +  reach of A_0 over the ball )
 

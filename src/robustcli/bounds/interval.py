@@ -63,7 +63,6 @@ def first_layer(block: Block, ball: Ball) -> Bounds:
     """
     if math.isinf(ball.p):
         return affine(block, *ball.bounding_box())
-    device = ball.center.device
     centre, shape = block(ball.middle()), (-1, *block.out_shape)
     if ball.box is None:
         units = torch.arange(block.units, device=centre.device)

@@ -95,7 +95,7 @@ def run(arguments: list[str]) -> int:
         if type(error).__name__ == "Abort":
             return _fail("interrupted", 130)
         return _fail(
-            f"internal error: {type(error).__name__}: {error}\n  hint: please report this; ROBUST_DEBUG=1 shows where", 1
+            f"internal error: {type(error).__name__}: {error}\n  hint: please report it; ROBUST_DEBUG=1 shows where", 1
         )
 
 

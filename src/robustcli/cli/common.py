@@ -34,7 +34,8 @@ Set = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Which of the recipe's runs.", rich_help_panel=WHICH)]
 Runs = Annotated[
-    Path | None, typer.Option("--runs", help="Folder of runs. (default: $ROBUST_RUNS_DIR or ./runs)", rich_help_panel=WHICH)
+    Path | None,
+    typer.Option("--runs", help="Folder of runs (default: $ROBUST_RUNS_DIR or ./runs).", rich_help_panel=WHICH),
 ]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Data set, where it is not the recipe's.", rich_help_panel=POINTS)
@@ -42,9 +43,7 @@ Dataset = Annotated[
 Partial = Annotated[
     bool, typer.Option("--partial", help="Accept fewer rows than the official split.", rich_help_panel=POINTS)
 ]
-Norm = Annotated[
-    str | None, typer.Option("--norm", "-n", help="l1, l2, linf or union. (default: the recipe's)")
-]
+Norm = Annotated[str | None, typer.Option("--norm", "-n", help="l1, l2, linf or union. (default: the recipe's)")]
 Eps = Annotated[str | None, typer.Option("--eps", "-e", help="Radius, e.g. 0.1 or 2/255. (default: the recipe's)")]
 Box = Annotated[
     bool | None, typer.Option("--box/--no-box", help="Cut the ball with the input box. (default: where there is one)")
@@ -53,7 +52,8 @@ Points = Annotated[
     str, typer.Option("--points", "-p", help="First N test points, a range a:b, or all.", rich_help_panel=POINTS)
 ]
 Shard = Annotated[
-    str | None, typer.Option("--shard", metavar="I/N", help="Only every N-th point, from the I-th.", rich_help_panel=POINTS)
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Only every N-th point, from the I-th.", rich_help_panel=POINTS),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 BatchSize = Annotated[
@@ -69,7 +69,9 @@ Out = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print only the result document.", rich_help_panel=OUTPUT)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.", rich_help_panel=OUTPUT)]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Where files go, per-method counts.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Where files go, per-method counts.", rich_help_panel=OUTPUT)
+]
 
 MakeEvaluator = Callable[["Session", str], "tuple[Evaluator, dict[str, Any]]"]
 """From a session and a norm to the evaluator and the settings that belong to the question."""
@@ -181,7 +183,7 @@ def use_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-class progress_bar:  # noqa: N801 - reads as a function
+class progress_bar:
     """A progress line on stderr with counts by verdict and time left."""
 
     def __init__(self, console: Console, title: str) -> None:

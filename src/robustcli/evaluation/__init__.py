@@ -1,1 +1,1 @@
-"""Evaluation: which network, which points, which question; one evaluator a command; the runner that answers point by point."""
+"""Evaluation: which network, points and question; one evaluator a command; the runner that answers them."""

@@ -1,4 +1,4 @@
-"""Certification by bounds: the best of several sound lower bounds on every margin, each already safe against rounding."""
+"""Certification by bounds: the best of several sound lower bounds on every margin, each safe against rounding."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ Progress = Callable[[int, int, dict[str, int]], None]
 """Called with (answered, requested, counts by verdict) after every batch."""
 
 
-def answer(session: Session, question: Question, evaluator: Evaluator, progress: Progress | None = None) -> ResultDocument:
+def answer(
+    session: Session, question: Question, evaluator: Evaluator, progress: Progress | None = None
+) -> ResultDocument:
     """Answer a question for all points of the session.
 
     Args:
@@ -42,7 +44,7 @@ def answer(session: Session, question: Question, evaluator: Evaluator, progress:
     folder = session.run.question_dir(question)
     write_question(folder, question)
     store = PointStore(folder, session.shard)
-    answered = {index: record for index, record in store.records().items()}
+    answered = dict(store.records())
     pending = [index for index in session.indices if index not in answered]
     started, begin = provenance.now(), time.monotonic()
     size = session.selection.batch_size or evaluator.batch_size
@@ -77,9 +79,7 @@ def answer(session: Session, question: Question, evaluator: Evaluator, progress:
     return document
 
 
-def _answer_batch(
-    session: Session, question: Question, evaluator: Evaluator, indices: list[int]
-) -> list[PointRecord]:
+def _answer_batch(session: Session, question: Question, evaluator: Evaluator, indices: list[int]) -> list[PointRecord]:
     begin = time.monotonic()
     chosen = torch.tensor(indices)
     points = session.data.points(chosen, dtype=torch.float64, device=session.device)

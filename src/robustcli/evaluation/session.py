@@ -12,6 +12,7 @@ import torch
 from robustcli.data.datasets import Split
 from robustcli.data.datasets import load as load_split
 from robustcli.data.specs import Spec
+from robustcli.devices import choose
 from robustcli.errors import CheckpointError, UsageError
 from robustcli.networks import shipped
 from robustcli.networks.checkpoints import Checkpoint
@@ -129,7 +130,7 @@ def open_session(selection: Selection) -> Session:
     Raises:
         UsageError, RecipeError, CheckpointError, DataError: with what to do about it.
     """
-    device = choose_device(selection.device)
+    device = choose(selection.device)
     root = selection.runs or runs_root()
     checkpoint, recipe, run, source = _find_model(selection, root)
     network = checkpoint.network.to(device).eval().requires_grad_(False)
@@ -140,8 +141,8 @@ def open_session(selection: Selection) -> Session:
     data = load_split(dataset, "test", partial=partial)
     if tuple(data.spec.input_shape) != network.input_shape or data.spec.classes != network.classes:
         raise CheckpointError(
-            f"{source} takes inputs {list(network.input_shape)} for {network.classes} classes, but {data.spec.name} has "
-            f"{list(data.spec.input_shape)} and {data.spec.classes}",
+            f"{source} takes inputs {list(network.input_shape)} for {network.classes} classes, "
+            f"but {data.spec.name} has {list(data.spec.input_shape)} and {data.spec.classes}",
             "give the data set the network was trained on with --dataset",
         )
     indices = parse_points(selection.points, len(data))
@@ -204,23 +205,6 @@ def _from_checkpoint(path: Path, root: Path) -> tuple[Checkpoint, Recipe | None,
     if path.name == own.weights.name and own.seed is not None:
         return checkpoint, own.recipe(), own, f"checkpoint {path}"
     return checkpoint, None, RunFolder(root / path.stem / f"seed-{checkpoint.metadata.seed or 0}"), f"checkpoint {path}"
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`: CUDA where there is one, else the CPU. TF32 is switched off: it keeps ten bits of every product.
-
-    Raises:
-        UsageError: for CUDA where there is none, or an unknown device.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {name!r}", "use auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA device was found", "use --device cpu; `robust env` shows what torch sees")
-    return torch.device(name)
 
 
 def parse_points(text: str, available: int) -> list[int]:

@@ -89,9 +89,7 @@ class Conv2d(Affine):
     The adjoint needs an output padding whenever the stride does not divide the padded size (k5 s2 p2 on 28 rows).
     """
 
-    def __init__(
-        self, in_shape: Sequence[int], channels: int, kernel: int, stride: int = 1, padding: int = 0
-    ) -> None:
+    def __init__(self, in_shape: Sequence[int], channels: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
         inputs, height, width = in_shape
         rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
         if rows < 1 or columns < 1:
@@ -99,8 +97,7 @@ class Conv2d(Affine):
         super().__init__(in_shape, (channels, rows, columns))
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.output_padding = tuple(
-            side - ((out - 1) * stride - 2 * padding + kernel)
-            for side, out in ((height, rows), (width, columns))
+            side - ((out - 1) * stride - 2 * padding + kernel) for side, out in ((height, rows), (width, columns))
         )
         self.weight = nn.Parameter(torch.empty(channels, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(channels))

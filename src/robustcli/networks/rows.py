@@ -166,5 +166,3 @@ class Rows:
         values = self.values.flatten(1) @ matrix
         shape = (len(self), layer.in_shape[0], window.size, window.size)
         return Rows(self.image, values.view(shape), layer.in_shape, window)
-
-

@@ -80,7 +80,7 @@ class Summary(Record):
     robust_error_lower: float | None = Field(None, description="misclassified or vulnerable")
     robust_error_upper: float | None = Field(None, description="not proved robust")
     verdicts: dict[Verdict, int] = {}
-    distance: dict[str, float] | None = Field(None, description="mean_lower, mean_upper, median_lower, share_exact, ...")
+    distance: dict[str, float] | None = Field(None, description="mean_lower, mean_upper, share_exact, ...")
     seconds: float
 
 

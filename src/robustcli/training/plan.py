@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from robustcli.results.runs import RunFolder
-from robustcli.training.device import repeatable
 from robustcli.training.folder import check_unchanged
 from robustcli.training.loop import TEST_BATCH, Trainer
+from robustcli.training.repeatable import repeatable
 from robustcli.training.runs import Request, prepare, resume
 from robustcli.training.state import Place
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from robustcli.data.datasets import load as load_split
+from robustcli.devices import choose
 from robustcli.errors import DataError
 from robustcli.files import read_lines, write_text
 from robustcli.networks import checkpoints
@@ -23,12 +24,12 @@ from robustcli.recipes.model import Recipe
 from robustcli.results.runs import RunFolder, run_folder
 from robustcli.results.schema import EpochRecord, canonical
 from robustcli.training import state
-from robustcli.training.device import choose, repeatable
 from robustcli.training.folder import check_unchanged, put_away, rewind
 from robustcli.training.interruption import alone_in, listening
 from robustcli.training.loop import Trainer, Watcher, error
 from robustcli.training.randomness import generator
 from robustcli.training.registry import objective
+from robustcli.training.repeatable import repeatable
 from robustcli.training.state import Origin
 
 

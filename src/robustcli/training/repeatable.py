@@ -1,4 +1,4 @@
-"""Where the numbers are crunched, and settings of torch that make a training repeatable."""
+"""Settings of torch that make a training repeatable."""
 
 from __future__ import annotations
 
@@ -8,29 +8,6 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-
-from robustcli.errors import UsageError
-
-DEVICES = ("auto", "cpu", "cuda")
-
-
-def choose(name: str) -> torch.device:
-    """The device for `auto`, `cpu`, `cuda` or `cuda:N`; auto takes CUDA when there is some.
-
-    Raises:
-        UsageError: for another name, or CUDA where there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in DEVICES:
-        raise UsageError(f"unknown device {name!r}", f"known: {', '.join(DEVICES)}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA device is available", "use --device cpu; `robust env` shows what was found")
-    return device
 
 
 @contextlib.contextmanager
@@ -43,14 +20,14 @@ def repeatable(device: torch.device, threads: int) -> Iterator[None]:
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         torch.get_num_threads(),
         torch.backends.cudnn.allow_tf32,
         torch.backends.cudnn.benchmark,
     )
     on_cuda = device.type == "cuda"
     torch.use_deterministic_algorithms(True, warn_only=on_cuda)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
@@ -61,6 +38,6 @@ def repeatable(device: torch.device, threads: int) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = before[2]
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]  # type: ignore[attr-defined]
         torch.set_num_threads(before[3])
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[4], before[5]
