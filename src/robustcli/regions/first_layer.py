@@ -1,0 +1,114 @@
+"""Exact norms of the rows of one affine block, the same for every point.
+
+For a convolution the row of a unit is its filter, cut where the kernel hangs over the zero-padded border: at output row
+r and column c the entry (a, b) of the kernel counts when r s - p + a and c s - p + b lie inside the image. Rows and
+columns separate, so all positions come from a few small contractions. (The code of 000 takes the full filter norm
+everywhere, which makes distances at the border too small.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from robustcli.networks.layers import Affine, Conv2d, Diagonal, Flatten, Linear
+from robustcli.networks.network import Block
+
+BASIS_CHUNK = 512
+
+
+def row_norms(block: Block, q: float) -> Tensor:
+    """||W_j||_q for every output j of the block, differentiable in the weights: [*block.out_shape].
+
+    Blocks of one convolution or linear layer, with any normalising and flattening layers around it, have closed forms;
+    any other block is evaluated on the unit vectors of its outputs.
+    """
+    weighted = [layer for layer in block.layers if not isinstance(layer, Diagonal | Flatten)]
+    if len(weighted) != 1 or not isinstance(weighted[0], Linear | Conv2d):
+        return generic_norms(block, q)
+    layer = weighted[0]
+    place = block.layers.index(layer)
+    before = _scale(block.layers[:place], layer.in_shape, layer.weight)
+    after = _scale(block.layers[place + 1 :], block.out_shape, layer.weight)
+    if isinstance(layer, Linear):
+        norms = vector_norms(layer.weight * before, q)
+    else:
+        norms = _conv_norms(layer, layer.weight * before[:, :1, :1], q)
+    return norms.view(block.out_shape) * after.abs()
+
+
+def generic_norms(block: Block, q: float) -> Tensor:
+    """The same for any block, from the adjoint of its output basis, in chunks."""
+    parts = []
+    like = next(weight for layer in block.layers for weight in layer.state_dict(keep_vars=True).values())
+    for start in range(0, block.units, BASIS_CHUNK):
+        index = torch.arange(start, min(start + BASIS_CHUNK, block.units), device=like.device)
+        basis = like.new_zeros(len(index), block.units).scatter_(1, index.unsqueeze(1), 1.0)
+        parts.append(vector_norms(block.adjoint(basis.view(-1, *block.out_shape)).flatten(1), q))
+    return torch.cat(parts).view(block.out_shape)
+
+
+def vector_norms(rows: Tensor, q: float) -> Tensor:
+    """||row||_q over the last dimension; a zero row has norm 0 and gradient 0 (never NaN)."""
+    return root(power_sum(rows, q, -1), q)
+
+
+def power_sum(rows: Tensor, q: float, dim: int) -> Tensor:
+    """What accumulates over pieces of a row: sum |v| for q = 1, sum v^2 for q = 2, max |v| for q = inf, else
+    log sum |v|^q (in logarithms, since |v|^q leaves the range of floats)."""
+    if q == 1:
+        return rows.abs().sum(dim)
+    if q == 2:
+        return (rows * rows).sum(dim)
+    if math.isinf(q):
+        return rows.abs().amax(dim)
+    return torch.logsumexp(q * rows.abs().log(), dim)
+
+
+def combine(a: Tensor, b: Tensor, q: float) -> Tensor:
+    """The power sum of a row from the power sums of two pieces of it."""
+    if q in (1, 2):
+        return a + b
+    return torch.maximum(a, b) if math.isinf(q) else torch.logaddexp(a, b)
+
+
+def root(sums: Tensor, q: float) -> Tensor:
+    """The norm from the power sum, with gradient 0 where the row is zero."""
+    if q == 1 or math.isinf(q):
+        return sums
+    if q == 2:
+        positive = sums > 0
+        return torch.where(positive, torch.where(positive, sums, 1.0).sqrt(), 0.0)
+    return (sums / q).exp()
+
+
+def _conv_norms(layer: Conv2d, weight: Tensor, q: float) -> Tensor:
+    """Norms of the border-cut filters: weight [O, I, k, k] -> [O, rows, columns]."""
+    _, height, width = layer.in_shape
+    _, rows, columns = layer.out_shape
+    inside_rows = _inside(layer, rows, height, weight)
+    inside_columns = _inside(layer, columns, width, weight)
+    if math.isinf(q):
+        largest = weight.abs().amax(1)
+        over_rows = (largest.unsqueeze(1) * inside_rows[:, :, None]).amax(2)
+        return (over_rows.unsqueeze(2) * inside_columns).amax(-1)
+    powers = weight.abs() if q == 1 else weight * weight if q == 2 else weight.abs().pow(q)
+    sums = torch.einsum("oab,ra,cb->orc", powers.sum(1), inside_rows, inside_columns)
+    return root(sums if q in (1, 2) else sums.log(), q)
+
+
+def _inside(layer: Conv2d, outputs: int, side: int, like: Tensor) -> Tensor:
+    """1 where entry a of the kernel at output position r meets the image, else 0: [outputs, kernel]."""
+    start = torch.arange(outputs, device=like.device) * layer.stride - layer.padding
+    at = start.unsqueeze(1) + torch.arange(layer.kernel, device=like.device)
+    return ((at >= 0) & (at < side)).to(like.dtype)
+
+
+def _scale(layers: tuple[Affine, ...], shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """The product of the diagonal layers among `layers`, as an array of `shape`."""
+    scale = like.new_ones(1, *layers[0].in_shape) if layers else like.new_ones(1, *shape)
+    for layer in layers:
+        scale = layer.linear(scale)
+    return scale.view(shape)

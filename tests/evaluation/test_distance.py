@@ -1,0 +1,142 @@
+"""bound-distance: certified <= true <= found on enumerable networks, exactness, witnesses, norms, batches."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from robustcli.attacks.settings import NearestSettings
+from robustcli.balls import Ball, vector_norm
+from robustcli.errors import ContradictionError
+from robustcli.evaluation import distance
+from robustcli.evaluation.batch import Batch
+from robustcli.evaluation.distance import DistanceBounder, Settings
+from robustcli.networks.network import Network, margins
+from robustcli.results.schema import PointRecord
+from tests.nets import convolutional, dense, golden_network
+from tests.oracle import Box, minimal_distance
+
+UNIT = (0.0, 1.0)
+QUICK = Settings(search=NearestSettings(rounds=6, steps=20))
+
+
+def batch_of(network: Network, points: Tensor, p: float, box: Box, first: int = 0) -> Batch:
+    logits = network(points)
+    labels = logits.argmax(1)
+    indices = torch.arange(first, first + len(points))
+    ball = Ball(points, torch.zeros(len(points), dtype=torch.float64), p, box)
+    return Batch(indices, points, labels, labels, margins(logits, labels), ball)
+
+
+def random_points(network: Network, count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, *network.input_shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("box", [None, UNIT])
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+def test_true_distance_lies_between(p: float, box: Box) -> None:
+    exact = 0
+    for seed in (3, 7, 9):
+        network = dense([2, 5, 4, 3], seed) if seed == 7 else dense([3, 8, 3], seed)
+        points = random_points(network, 4, seed)
+        batch = batch_of(network, points, p, box)
+        for row, record in enumerate(DistanceBounder(network, QUICK)(batch)):
+            true = minimal_distance(network, points[row], record.label, p, box)
+            assert record.distance_lower is not None
+            assert record.distance_lower <= true + 1e-9
+            assert record.distance_upper is None or true <= record.distance_upper + 1e-9
+            if record.exact:
+                exact += 1
+                assert record.distance_lower == pytest.approx(true, abs=1e-7)
+                assert record.distance_upper == pytest.approx(true, abs=1e-6)
+                assert record.method == "region"
+    assert exact > 0
+
+
+def golden(p: float, box: Box = UNIT, settings: Settings = QUICK) -> PointRecord:
+    network, x, _ = golden_network()
+    (record,) = DistanceBounder(network, settings)(batch_of(network, x, p, box, first=41))
+    return record
+
+
+def test_golden_point() -> None:
+    record = golden(math.inf)
+    assert (record.index, record.label, record.verdict, record.exact) == (41, 1, None, False)
+    assert record.distance_lower == pytest.approx(0.025, abs=1e-6)
+    assert record.distance_upper == pytest.approx(0.112308, abs=1e-3)
+    assert record.margin_upper is not None
+    assert record.margin_upper < 0
+    assert record.details["rho"]["l1"] == pytest.approx(0.039130, abs=1e-6)
+    assert record.details["rho"]["linf"] == pytest.approx(0.025, abs=1e-6)
+
+
+def test_universal_radius_for_any_norm() -> None:
+    record = golden(2.0)
+    assert record.details["universal"] == pytest.approx(0.034066, abs=1e-6)
+    assert record.distance_lower == pytest.approx(0.035355, abs=1e-6)
+    other = golden(1.5)
+    assert other.distance_lower is not None
+    assert other.distance_upper is not None
+    assert other.details["universal"] <= other.distance_lower <= other.distance_upper
+    assert record.distance_lower < other.distance_lower < 0.039130
+
+
+def test_without_attack_only_the_hyperplanes_are_tried() -> None:
+    record = golden(2.0, settings=Settings(attack=False))
+    assert record.method in ("region", "none")
+    assert record.distance_lower == pytest.approx(0.035355, abs=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, math.inf])
+def test_witness_is_misclassified_inside_the_box_at_the_distance(p: float, tmp_path: Path) -> None:
+    network = convolutional(9)
+    points = random_points(network, 3, 0)
+    batch = batch_of(network, points, p, UNIT)
+    found = 0
+    for row, record in enumerate(DistanceBounder(network, QUICK, tmp_path)(batch)):
+        if record.witness is None:
+            assert record.distance_upper is None
+            assert record.reason == "no misclassified point found"
+            continue
+        found += 1
+        stored = torch.from_numpy(np.load(tmp_path / record.witness))
+        assert stored.dtype == torch.float64
+        assert ((stored >= 0) & (stored <= 1)).all()
+        assert float(vector_norm((stored - points[row]).flatten(), p)) == pytest.approx(record.distance_upper)
+        assert margins(network(stored.unsqueeze(0)), batch.labels[row : row + 1]) < 0
+    assert found > 0
+
+
+def test_the_same_for_every_batch() -> None:
+    network = convolutional(3).float()
+    points = random_points(network, 5, 1)
+    bounder = DistanceBounder(network, QUICK)
+    whole = bounder(batch_of(network.double(), points, 2.0, UNIT))
+    for row, record in enumerate(whole):
+        (alone,) = bounder(batch_of(network.double(), points[row : row + 1], 2.0, UNIT, first=row))
+        assert alone.exact == record.exact
+        assert alone.distance_lower == pytest.approx(record.distance_lower, abs=1e-9)
+        assert alone.distance_upper == pytest.approx(record.distance_upper, abs=1e-6)
+
+
+def test_a_contradiction_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distance, "certified_radius", lambda *arguments: np.array([5.0]))
+    with pytest.raises(ContradictionError, match="point 41"):
+        golden(math.inf)
+
+
+def test_no_other_class_reachable() -> None:
+    """A constant network: nothing certified is finite, nothing is found."""
+    network = dense([2, 3, 2])
+    network.layers[2].weight.data.zero_()
+    network.layers[2].bias.data = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    (record,) = DistanceBounder(network, QUICK)(batch_of(network, torch.full((1, 2), 0.4).double(), 2.0, UNIT))
+    assert record.distance_upper is None
+    assert record.exact is False
+    assert record.distance_lower is not None
