@@ -250,7 +250,7 @@ def _verdict_row(document: ResultDocument) -> list[str]:
 
 
 def _range(low: float, high: float) -> str:
-    return f"{100 * low:.2f} %" if low == high else f"{100 * low:.2f} - {100 * high:.2f} %"
+    return f"{100 * low:.2f} %" if high - low < 1e-9 else f"{100 * low:.2f} - {100 * high:.2f} %"
 
 
 def _distance_row(document: ResultDocument) -> list[str]:

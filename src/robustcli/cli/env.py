@@ -110,12 +110,13 @@ def show(found: dict[str, Any]) -> None:
     table.add_row("versions", ", ".join(f"{name} {v}" for name, v in versions.items() if name not in solver_packages))
     table.add_row("hardware", found["hardware"])
     for device in found["devices"]:
-        more = (
-            f"{device['threads']} threads" if "threads" in device else f"{device['name']}, {device['memory_gib']} GiB"
-        )
+        if "threads" in device:
+            more = f"{device['threads']} thread{'s' * (device['threads'] != 1)}"
+        else:
+            more = f"{device['name']}, {device['memory_gib']} GiB"
         table.add_row(device["device"], more)
     for solver in found["solvers"]:
-        words = [solver["version"], f"{solver['licence']} licence" if solver["usable"] else None, solver["text"]]
+        words = [solver["version"], f"{solver['licence']} licence" if solver["variables"] else None, solver["text"]]
         table.add_row(solver["name"], Text(", ".join(filter(None, words)), style="" if solver["usable"] else "yellow"))
     for item in found["data"]:
         table.add_row(item["name"], describe(item))

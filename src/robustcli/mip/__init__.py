@@ -1,0 +1,1 @@
+"""Exact verification by mixed-integer programming: encoding, formulations, solvers, witness replay, verdicts."""

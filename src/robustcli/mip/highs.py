@@ -1,0 +1,150 @@
+"""HiGHS, the open solver: minimise the margin under the row `margin <= stop_above`.
+
+The row lets HiGHS prune by infeasibility (its own cutoff option does not act on MIPs), so a margin that is positive
+everywhere shows as `infeasible`; `objective_target` ends the search at the first incumbent with a negative margin.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from robustcli.mip.problem import Problem
+from robustcli.mip.solver import FEASIBILITY, GAP, Licence, Outcome, Status
+
+
+class Highs:
+    """The solver `highs` (package highspy, MIT licence, no size limits)."""
+
+    name = "highs"
+    title = "HiGHS"
+
+    def version(self) -> str | None:
+        """Version of the installed highspy."""
+        try:
+            return metadata.version("highspy")
+        except metadata.PackageNotFoundError:
+            return None
+
+    def licence(self) -> Licence:
+        """Open and unlimited, when installed."""
+        return _licence()
+
+    def minimise(
+        self,
+        problem: Problem,
+        *,
+        seconds: float,
+        stop_below: float,
+        stop_above: float,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> Outcome:
+        """See `Solver.minimise`."""
+        import highspy
+
+        kinds = highspy.cb.HighsCallbackType
+        watch = _Watch()
+        solver = highspy.Highs()
+        for option, value in _options(seconds, stop_below, threads, seed, bool(problem.binary.any())).items():
+            solver.setOptionValue(option, value)
+        solver.passModel(_model(problem, stop_above))
+        solver.setCallback(watch, None)
+        for kind in (kinds.kCallbackMipInterrupt, kinds.kCallbackSimplexInterrupt):
+            solver.startCallback(kind)
+        start = time.perf_counter()
+        solver.run()
+        elapsed = time.perf_counter() - start
+        solver.setCallback(None, None)
+        if watch.interrupt is not None:
+            raise watch.interrupt
+        return _outcome(solver, problem, stop_above, elapsed)
+
+
+class _Watch:
+    """The callback: lets Python see signals during the search, and ends it on Ctrl-C (raised again afterwards)."""
+
+    def __init__(self) -> None:
+        self.interrupt: KeyboardInterrupt | None = None
+
+    def __call__(self, kind: Any, message: str, out: Any, into: Any, data: Any) -> None:
+        try:
+            into.user_interrupt = self.interrupt is not None
+        except KeyboardInterrupt as error:
+            self.interrupt = error
+            into.user_interrupt = True
+
+
+def _options(seconds: float, stop_below: float, threads: int, seed: int, integer: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "output_flag": False,
+        "threads": threads,
+        "parallel": "off" if threads == 1 else "on",
+        "random_seed": seed,
+        "time_limit": max(seconds, 0.0),
+        "small_matrix_value": 1e-12,
+        "primal_feasibility_tolerance": FEASIBILITY,
+        "mip_feasibility_tolerance": FEASIBILITY,
+        "mip_rel_gap": 0.0,
+        "mip_abs_gap": GAP,
+    }
+    if integer:
+        options["objective_target"] = stop_below
+    return options
+
+
+def _model(problem: Problem, stop_above: float) -> Any:
+    """The HiGHS model, with the row cost . v <= stop_above - constant added."""
+    import highspy
+
+    cut = sparse.csr_array(problem.cost[None, :])
+    rows = sparse.csr_array(sparse.vstack([problem.rows, cut], format="csr"))
+    model = highspy.HighsLp()
+    model.num_row_, model.num_col_ = (int(side) for side in rows.shape)
+    model.col_cost_, model.offset_ = problem.cost, problem.constant
+    model.col_lower_, model.col_upper_ = problem.lower, problem.upper
+    model.row_lower_ = np.append(problem.row_lower, -np.inf)
+    model.row_upper_ = np.append(problem.row_upper, stop_above - problem.constant)
+    model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    model.a_matrix_.start_, model.a_matrix_.index_, model.a_matrix_.value_ = rows.indptr, rows.indices, rows.data
+    if problem.binary.any():
+        kinds = highspy.HighsVarType
+        model.integrality_ = [kinds.kInteger if flag else kinds.kContinuous for flag in problem.binary]
+    return model
+
+
+def _outcome(solver: Any, problem: Problem, stop_above: float, seconds: float) -> Outcome:
+    info, raw = solver.getInfo(), solver.getModelStatus()
+    words = solver.modelStatusToString(raw)
+    nodes, bound = max(int(info.mip_node_count), 0), -np.inf
+    if problem.binary.any() and np.isfinite(info.mip_dual_bound):
+        bound = float(info.mip_dual_bound)
+    x = None
+    if info.primal_solution_status == 2:  # kSolutionStatusFeasible
+        x = np.array(solver.getSolution().col_value)
+    status: Status = "error"
+    if raw.name == "kInfeasible" and np.isfinite(stop_above):  # without the cut nothing can be infeasible
+        status, bound, x = "above", stop_above, None
+    elif raw.name == "kOptimal" and x is not None:
+        status = "optimal"
+        if not problem.binary.any():
+            bound = problem.dual_bound(np.array(solver.getSolution().row_dual)[:-1])
+    elif raw.name == "kObjectiveTarget" and x is not None:
+        status = "below"
+    elif raw.name == "kTimeLimit":
+        status = "limit"
+    return Outcome(status, bound, x, nodes, seconds, words)
+
+
+@cache
+def _licence() -> Licence:
+    try:
+        import highspy  # noqa: F401
+    except ImportError:
+        return Licence("missing", "not installed; pip install highspy")
+    return Licence("open", "open source (MIT), no size limit")
