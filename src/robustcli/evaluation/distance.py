@@ -96,7 +96,7 @@ class DistanceBounder:
     batch_size = 16
 
     def __init__(self, network: Network, settings: Settings, witnesses: Path | None = None) -> None:
-        self.network, self.exact = network, network.double()
+        self.network, self.exact, self.model = network, network.double(), network.weights_hash()
         self.settings, self.witnesses = settings, witnesses
 
     @torch.no_grad()
@@ -164,8 +164,9 @@ class DistanceBounder:
                     "norm": norm_name(batch.ball.p),
                     "distance": upper,
                     "margin": margin,
+                    "model": self.model,
                 }
-                name = store(self.witnesses, witness.cpu().numpy(), meta)
+                name = store(self.witnesses, witness.cpu().numpy(), meta, batch.points[row].cpu().numpy())
         return PointRecord(
             index=index,
             label=int(batch.labels[row]),
