@@ -3,9 +3,10 @@
 
     python scripts/verify_witnesses.py runs/<recipe>/seed-0 [--weights FILE]
 
-Reads the checkpoint's bytes, evaluates the network in float64 numpy, and asks of every stored input: is its margin
-below 0, is it as far from the clean point as it claims, does it lie in the box (to 1e-9)? And of every answer that names one: is it there, and
-does it lie in the ball of *that* question? Prints one line of counts; exit code 1 if anything fails.
+Reads the checkpoint's bytes and evaluates the network in float64 numpy. Asks of every stored input: is its margin below
+0, is it as far from the clean point as it claims (to 1e-9)? Asks of every answer that names one: is it there, is it of
+that point, does it lie in the ball and in the box of that question? Prints one line of counts; exit code 1 if anything
+fails.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def questions(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 class Checker:
     """Collects what is wrong with the inputs of one run and one network."""
 
-    def __init__(self, run: Path, weights: Path, box: tuple[float, float] | None) -> None:
+    def __init__(self, run: Path, weights: Path, box: tuple[float, float]) -> None:
         self.run, self.box = run, box
         self.architecture, self.arrays, self.model = read_checkpoint(weights)
         self.problems: list[str] = []
@@ -124,7 +125,7 @@ class Checker:
             self.problems.append(f"{name}: {text}")
 
     def check_inputs(self) -> None:
-        """Margin, distance and box of every stored input."""
+        """Margin and distance of every stored input."""
         for path in sorted(self.run.glob("witnesses/*.npz")):
             with np.load(path, allow_pickle=False) as file:
                 item = dict(file)
@@ -140,7 +141,6 @@ class Checker:
             self.claim(abs(found - item["margin"]) < 1e-6, path.name, f"margin is {found!r}, stored {item['margin']}")
             moved = distance(x - point, str(item["norm"]))
             self.claim(abs(moved - item["distance"]) < TOLERANCE, path.name, f"distance is {moved!r}, not as stored")
-            self.in_box(path.name, x, self.box)
 
     def check_answers(self) -> None:
         """Every answer that names an input: it exists, belongs to the point, and lies in the ball of the question."""
@@ -160,13 +160,13 @@ class Checker:
             radius = question["eps"] if question["eps"] is not None else record["distance_upper"]
             moved = distance(item["witness"] - item["point"], question["norm"])
             self.claim(moved <= radius + TOLERANCE, name, f"distance {moved!r} exceeds {radius!r}")
-            self.in_box(name, item["witness"], self.box if question["boxed"] else None)
+            if question["boxed"]:
+                self.in_box(name, item["witness"])
 
-    def in_box(self, name: str, x: np.ndarray, box: tuple[float, float] | None) -> None:
-        """The claim that x lies in the box."""
-        if box is not None:
-            within = x.min() >= box[0] - TOLERANCE and x.max() <= box[1] + TOLERANCE
-            self.claim(bool(within), name, f"leaves the box: {x.min()!r} to {x.max()!r}")
+    def in_box(self, name: str, x: np.ndarray) -> None:
+        """The claim that x lies in the input box."""
+        within = x.min() >= self.box[0] - TOLERANCE and x.max() <= self.box[1] + TOLERANCE
+        self.claim(bool(within), name, f"leaves the box: {x.min()!r} to {x.max()!r}")
 
 
 def main() -> int:
@@ -175,10 +175,9 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="run folder, with witnesses/ and results/")
     parser.add_argument("--weights", type=Path, help="checkpoint; default: RUN/weights.safetensors")
     parser.add_argument("--box", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="input box")
-    parser.add_argument("--no-box", action="store_true", help="the data set has no input box")
     arguments = parser.parse_args()
-    box = None if arguments.no_box else tuple(arguments.box)
-    checker = Checker(arguments.run, arguments.weights or arguments.run / "weights.safetensors", box)
+    weights = arguments.weights or arguments.run / "weights.safetensors"
+    checker = Checker(arguments.run, weights, tuple(arguments.box))
     checker.check_inputs()
     checker.check_answers()
     for problem in checker.problems[:20]:

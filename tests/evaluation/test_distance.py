@@ -18,6 +18,7 @@ from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.distance import DistanceBounder, Settings
 from robustcli.networks.network import Network, margins
 from robustcli.results.schema import PointRecord
+from robustcli.results.witnesses import load
 from tests.nets import convolutional, dense, golden_network
 from tests.oracle import Box, minimal_distance
 
@@ -105,7 +106,7 @@ def test_witness_is_misclassified_inside_the_box_at_the_distance(p: float, tmp_p
             assert record.reason == "no misclassified point found"
             continue
         found += 1
-        stored = torch.from_numpy(np.load(tmp_path / record.witness))
+        stored = torch.from_numpy(load(tmp_path / record.witness).witness)
         assert stored.dtype == torch.float64
         assert ((stored >= 0) & (stored <= 1)).all()
         assert float(vector_norm((stored - points[row]).flatten(), p)) == pytest.approx(record.distance_upper)

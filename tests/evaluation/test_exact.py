@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,6 +15,7 @@ from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.exact import ExactVerifier, Settings
 from robustcli.networks.network import Network, margins
 from robustcli.results.schema import PointRecord
+from robustcli.results.witnesses import load
 from tests.nets import convolutional, dense, golden_network
 from tests.oracle import minimal_margin
 
@@ -70,7 +70,7 @@ def test_a_witness_is_stored_and_misclassified(attack: bool, tmp_path: Path) -> 
     assert record.verdict == "vulnerable"
     assert (record.method == "pgd") == attack
     assert record.witness is not None
-    x = torch.tensor(np.load(tmp_path / record.witness))
+    x = torch.tensor(load(tmp_path / record.witness).witness)
     network, center, label = golden_network()
     assert float((x - center[0]).abs().max()) <= 0.2
     assert float(margins(network(x.unsqueeze(0)), label)) == record.margin_upper

@@ -36,7 +36,7 @@ def mix(bits: Tensor) -> Tensor:
 def point_seeds(seed: int, indices: Tensor) -> Tensor:
     """One seed per point from the run's seed and the row in the stored test order: [B] integers -> [B] int64."""
     base = mix(torch.full_like(indices, seed, dtype=torch.int64))
-    return mix(base ^ mix(indices.to(torch.int64)))
+    return mix(base ^ indices.to(torch.int64))
 
 
 def uniform(seeds: Tensor, stream: Tensor | int, count: int) -> Tensor:

@@ -78,9 +78,10 @@ class _Attack:
         self.network, self.exact = network, network.double()
         self.ball, self.labels, self.settings, self.seeds = ball, labels, settings, seeds
         self.rough = ball.to(network.dtype)
-        first = self._judge(torch.arange(ball.size, device=labels.device), ball.center)
-        self.points, self.margins, self.success = first.points, first.margins, first.success
-        self.logits = first.logits
+        self.points = ball.center.to(torch.float64).clone()
+        self.margins = torch.full_like(self.ball.eps, torch.inf)
+        self.success = torch.zeros_like(labels, dtype=torch.bool)
+        self.logits = self.margins.new_zeros(len(labels), network.classes)
 
     def run(self) -> AttackResult:
         """All rounds."""
@@ -122,10 +123,11 @@ class _Attack:
         ball, labels = self.rough.take(filled.point), self.labels[filled.point]
         aim = self._aim(filled, labels)
         if int(block.run[0]) == 0:  # the first round, in which every run is number 0
+            self._keep(block, self._judge(filled.point, ball.center))
             found = search(self.network, ball, aim, ball.center, self.settings, self.settings.steps)
         else:
             found = wide_search(self.network, ball, aim, self.seeds[filled.point], filled.run, self.settings)
-        return self._judge(block.point, found[:size])
+        return self._judge(filled.point, found)
 
     def _aim(self, jobs: Jobs, labels: Tensor) -> Aim:
         classes = torch.arange(self.logits.shape[1], device=labels.device)
@@ -137,7 +139,7 @@ class _Attack:
         return confirm(self.exact, self.ball.take(point), self.labels[point], candidates)
 
     def _keep(self, block: Jobs, found: Confirmed) -> None:
-        """Take over the first success in the order of the runs, else the smallest margin."""
+        """Take over the first success in the order of the runs, else the smallest margin; `found` may be longer."""
         points, success, values = block.point.tolist(), found.success.tolist(), found.margins.tolist()
         best = list(zip(self.margins.tolist(), self.success.tolist(), strict=True))
         for row in range(len(block) - 1, -1, -1):

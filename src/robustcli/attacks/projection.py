@@ -1,8 +1,8 @@
 """Fast Euclidean projection onto ball and box for the inner loop of the attacks.
 
-Same map as `Ball.project`, found with a few Newton steps on the multiplier instead of a long bisection, and without
-waiting for the device. Rounding may leave a point some 1e-7 outside; every reported point goes through `Ball.project`
-in float64 afterwards (`verify.confirm`).
+Same map as `Ball.project`, its multiplier found by sorting (l1) or a few closed-form steps (l2) instead of a long
+bisection, and without waiting for the device. Rounding may leave a point some 1e-7 outside; every reported point goes
+through `Ball.project` in float64 afterwards (`verify.confirm`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from robustcli.norms import NORMS, norm_name
 
 Projection = Callable[[Tensor], Tensor]
 
-L1_STEPS = 12
 L2_STEPS = 5
 
 
@@ -77,30 +76,21 @@ def _l2_lengths(length: Tensor, cap: Tensor | None, eps: Tensor) -> Tensor:
 def _l1_lengths(length: Tensor, cap: Tensor | None, eps: Tensor) -> Tensor:
     """clip(length - t, 0, cap) with t >= 0 smallest such that the sum is at most eps.
 
-    Newton steps kept inside a bracket; the sum is piecewise linear in t, so few are needed, and the feasible end of the
-    bracket is taken.
+    The sum is piecewise linear in t and falls: its slope drops by 1 at every length - cap and rises by 1 at every
+    length. Sorted, these breakpoints give the value at each; t lies behind the last one with a sum above eps.
     """
-    wide = length if cap is None else cap
-
-    def lengths(t: Tensor) -> Tensor:
-        inner = (length - t).clamp_(min=0)
-        return inner if cap is None else torch.minimum(inner, cap, out=inner)
-
-    low = torch.zeros_like(eps)
-    high = length.amax(1, keepdim=True)
-    t = low
-    for _ in range(L1_STEPS):
-        now = lengths(t)
-        excess = now.sum(1, keepdim=True) - eps
-        above = excess > 0
-        low, high = torch.where(above, t, low), torch.where(above, high, t)
-        slope = ((now > 0) & (now < wide) if cap is not None else now > 0).sum(1, keepdim=True).clamp(min=1)
-        newton = t + excess / slope
-        inside = (newton > low) & (newton <= high)
-        t = torch.where(inside, newton, (low + high) / 2)
-    now = lengths(high)
-    # The bracket may not be closed to the last digit; what is left of the budget is negligible, never negative.
-    return now
+    cap = length if cap is None else cap
+    breaks, order = torch.cat([(length - cap).clamp(min=0), length], 1).sort(1)
+    slope = torch.where(order < length.shape[1], -1, 1).to(length.dtype).cumsum(1)
+    total = torch.minimum(length, cap).sum(1, keepdim=True)
+    value = torch.cat([total, total + (slope[:, :-1] * breaks.diff(dim=1)).cumsum(1)], 1)
+    last = (value > eps).sum(1, keepdim=True) - 1
+    at = last.clamp(min=0)
+    t = breaks.gather(1, at) + (value.gather(1, at) - eps) / (-slope.gather(1, at)).clamp(min=1)
+    t = torch.where(last < 0, 0, t)
+    now = torch.minimum((length - t).clamp_(min=0), cap)
+    # The running sum rounds; what it leaves above eps is taken off evenly.
+    return now * (eps / now.sum(1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
 
 
 _MOVES: dict[float, Callable[[Tensor, Tensor | None, Tensor], Tensor]] = {1.0: _l1_lengths, 2.0: _l2_lengths}

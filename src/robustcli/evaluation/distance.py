@@ -32,7 +32,7 @@ from robustcli.regions.box import box_projection, projection
 from robustcli.regions.certificate import Certificate, RegionBound
 from robustcli.regions.universal import certified_radius
 from robustcli.results.schema import PointRecord
-from robustcli.results.witnesses import store
+from robustcli.results.witnesses import Witness, store
 
 Box = tuple[float, float] | None
 BEHIND = (2e-9, 1e-7, 1e-5, 1e-3)
@@ -158,15 +158,17 @@ class DistanceBounder:
         if math.isfinite(upper):
             margin = float(margins(self.exact(witness.unsqueeze(0)), batch.labels[row : row + 1]))
             if self.witnesses is not None:
-                meta = {
-                    "index": index,
-                    "label": int(batch.labels[row]),
-                    "norm": norm_name(batch.ball.p),
-                    "distance": upper,
-                    "margin": margin,
-                    "model": self.model,
-                }
-                name = store(self.witnesses, witness.cpu().numpy(), meta, batch.points[row].cpu().numpy())
+                found = Witness(
+                    point=batch.points[row].cpu().numpy(),
+                    witness=witness.cpu().numpy(),
+                    index=index,
+                    label=int(batch.labels[row]),
+                    margin=margin,
+                    norm=norm_name(batch.ball.p),
+                    distance=upper,
+                    model=self.model,
+                )
+                name = store(self.witnesses, found)
         return PointRecord(
             index=index,
             label=int(batch.labels[row]),

@@ -25,7 +25,7 @@ from robustcli.networks.network import Network, margin_rows
 from robustcli.norms import norm_name
 from robustcli.recipes.fields import NonNegative, Positive, Strict
 from robustcli.results.schema import PointRecord, Verdict
-from robustcli.results.witnesses import store
+from robustcli.results.witnesses import Witness, store
 
 LIGHT = PgdSettings(steps=20, restarts=1, targets=9)
 """The attack before the MIP: enough to find most witnesses, an order of magnitude cheaper than `robust attack`."""
@@ -178,15 +178,18 @@ class ExactVerifier:
     def _witnessed(self, stage: _Stage, x: Tensor, margin: float, method: str, lower: float) -> PointRecord:
         name = None
         if self.witnesses is not None:
-            meta = {
-                "index": stage.index,
-                "label": stage.label,
-                "norm": "linf",
-                "eps": float(stage.ball.eps[0]),
-                "margin": margin,
-                "model": self.model,
-            }
-            name = store(self.witnesses, x.cpu().numpy(), meta, stage.ball.center[0].cpu().numpy())
+            clean = stage.ball.center[0]
+            witness = Witness(
+                point=clean.cpu().numpy(),
+                witness=x.cpu().numpy(),
+                index=stage.index,
+                label=stage.label,
+                margin=margin,
+                norm="linf",
+                distance=float((x - clean).abs().max()),
+                model=self.model,
+            )
+            name = store(self.witnesses, witness)
         return self._record(stage, "vulnerable", method, lower, upper=margin, witness=name)
 
     def _record(

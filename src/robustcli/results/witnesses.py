@@ -1,82 +1,95 @@
-"""Adversarial inputs on disk, readable with numpy alone and named by their content. Imports no torch.
+"""Adversarial inputs on disk: one small npz file each, named by its content, readable with numpy alone.
 
-    witnesses/<index>-<16 hex>.npy    the input, float64, in the shape of one point
-    witnesses/<index>-<16 hex>.json   what is known of it: index, label, norm, eps or distance, margin, model, and the
-                                      clean point (flat), from which its distance can be recomputed
+    witnesses/<20 hex>.npz   point, witness   float64 arrays of the input's shape
+                             index, label     integers: row in the stored test order, true class
+                             margin           float64 margin f_y - max f_t at the witness, < 0
+                             norm, distance   the norm of the question and ||witness - point|| in it
+                             model            hash of architecture and weights the witness is against
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from robustcli.errors import DataError
-from robustcli.files import write_bytes, write_text
+from robustcli.files import write_bytes
 
 
 @dataclass(frozen=True)
 class Witness:
-    """A stored input.
+    """A misclassified input near a test point."""
 
-    Args:
-        x: float64, in the shape of one point.
-        point: the clean point, same shape; None where it was not stored.
-        meta: index, label, norm, margin, ...
-    """
+    point: np.ndarray
+    witness: np.ndarray
+    index: int
+    label: int
+    margin: float
+    norm: str
+    distance: float
+    model: str
 
-    x: np.ndarray
-    point: np.ndarray | None
-    meta: dict[str, Any]
+    @property
+    def name(self) -> str:
+        """File name: the same input against the same model is stored once."""
+        digest = hashlib.sha256(f"{self.model} {self.index}".encode())
+        digest.update(np.ascontiguousarray(self.witness, dtype=np.float64).tobytes())
+        return digest.hexdigest()[:20] + ".npz"
 
 
-def store(folder: Path, x: np.ndarray, meta: Mapping[str, Any], point: np.ndarray | None = None) -> str:
-    """Write an input once; its file name.
+def store(folder: Path, witness: Witness) -> str:
+    """Write a witness, unless the same one is there already; its file name.
 
-    Args:
-        folder: `RunFolder.witnesses`.
-        x: float64, in the shape of one point.
-        meta: at least `index`; JSON values.
-        point: the clean point.
     Raises:
         UsageError: when the folder cannot be written.
     """
-    x = np.ascontiguousarray(x, dtype=np.float64)
-    digest = hashlib.sha256(f"{meta.get('model')}".encode() + x.tobytes()).hexdigest()[:16]
-    path = folder / f"{meta['index']}-{digest}.npy"
+    path = folder / witness.name
     if not path.is_file():
-        clean = None if point is None else np.asarray(point, dtype=np.float64).ravel().tolist()
-        # The array comes last: an input is there only once all that is known of it is.
-        write_text(path.with_suffix(".json"), json.dumps({**meta, "point": clean}) + "\n")
         buffer = io.BytesIO()
-        np.save(buffer, x, allow_pickle=False)
+        np.savez_compressed(
+            buffer,
+            point=np.asarray(witness.point, dtype=np.float64),
+            witness=np.asarray(witness.witness, dtype=np.float64),
+            index=np.int64(witness.index),
+            label=np.int64(witness.label),
+            margin=np.float64(witness.margin),
+            norm=np.array(witness.norm),
+            distance=np.float64(witness.distance),
+            model=np.array(witness.model),
+        )
         write_bytes(path, buffer.getvalue())
     return path.name
 
 
-def load(folder: Path, name: str) -> Witness:
-    """Read an input.
+def load(path: Path) -> Witness:
+    """Read a witness.
 
     Raises:
-        DataError: when it is missing or damaged.
+        DataError: when the file is missing, damaged or not a witness.
     """
-    path = folder / name
     try:
-        x = np.load(path, allow_pickle=False)
-        meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        clean = meta.pop("point", None)
-        point = None if clean is None else np.array(clean, dtype=np.float64).reshape(x.shape)
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+        with np.load(path, allow_pickle=False) as data:
+            return Witness(
+                point=data["point"],
+                witness=data["witness"],
+                index=int(data["index"]),
+                label=int(data["label"]),
+                margin=float(data["margin"]),
+                norm=str(data["norm"]),
+                distance=float(data["distance"]),
+                model=str(data["model"]),
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot read the witness {path}: {error}", "delete it; the attack will find it again") from error
-    return Witness(x, point, meta)
 
 
-def names(folder: Path, index: int | None = None) -> list[str]:
-    """File names of the inputs stored for one test point, or for all."""
-    return sorted(path.name for path in folder.glob("*.npy" if index is None else f"{index}-*.npy"))
+def all_witnesses(folder: Path) -> Iterator[Witness]:
+    """Every witness of a run, by file name."""
+    for path in sorted(folder.glob("*.npz")):
+        yield load(path)
