@@ -109,7 +109,7 @@ class _Nearest:
         """One search per point that is not yet misclassified at distance 0, each at its own radius."""
         todo = (self.distance > 0).nonzero().squeeze(1)
         rows = block_rows(todo.device)
-        for block in todo.split(rows):
+        for block in todo.split(rows) if len(todo) else ():
             filled = padded(block, rows)
             ball = Ball(self.center[filled], radius[filled], self.p, self.box).to(self.network.dtype)
             labels = self.labels[filled]

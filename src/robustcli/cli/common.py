@@ -153,9 +153,7 @@ def _evaluate(
     if session.data.partial:
         notes.print(f"[yellow]partial data:[/] {session.data.partial}", soft_wrap=True)
     documents = []
-    for norm in session.norms():
-        if only is not None and norm not in only:
-            raise UsageError(f"{command} knows {', '.join(only)}, not {norm}", f"try robust certify --norm {norm}")
+    for norm in _norms(session, command, only):
         evaluator, settings = make(session, norm)
         box = session.box()
         question = Question(
@@ -173,6 +171,24 @@ def _evaluate(
         if verbose:
             notes.print(f"records: {session.run.question_dir(question)}", soft_wrap=True)
     show_documents(documents, as_json=json)
+
+
+def _norms(session: Session, command: str, only: tuple[str, ...] | None) -> list[str]:
+    """The norms to answer for; those of a recipe that the command does not know are left out, one asked for is refused.
+
+    Raises:
+        UsageError: for a norm on the command line that the command does not know.
+    """
+    norms = session.norms()
+    if only is None:
+        return norms
+    unknown = [norm for norm in norms if norm not in only]
+    if unknown and session.selection.norm is not None:
+        raise UsageError(
+            f"{command} knows {', '.join(only)}, not {session.selection.norm}",
+            f"try robust certify --norm {session.selection.norm}",
+        )
+    return [norm for norm in norms if norm in only] or [only[0]]
 
 
 def use_threads(count: int | None) -> None:
@@ -236,8 +252,7 @@ def show_documents(documents: list[ResultDocument], as_json: bool) -> None:
 
 def _verdict_row(document: ResultDocument) -> list[str]:
     question, summary = document.question, document.summary
-    low, high = summary.robust_error_lower, summary.robust_error_upper
-    error = "-" if low is None or high is None else _range(low, high)
+    error = _error(summary.robust_error_lower, summary.robust_error_upper)
     return [
         question.norm + ("" if question.boxed else " unboxed"),
         f"{question.eps:.4g}",
@@ -249,7 +264,12 @@ def _verdict_row(document: ResultDocument) -> list[str]:
     ]
 
 
-def _range(low: float, high: float) -> str:
+def _error(low: float | None, high: float | None) -> str:
+    """The robust error as far as it is known; an attack alone gives no upper bound."""
+    if low is None:
+        return "-"
+    if high is None:
+        return f">= {100 * low:.2f} %"
     return f"{100 * low:.2f} %" if high - low < 1e-9 else f"{100 * low:.2f} - {100 * high:.2f} %"
 
 

@@ -67,7 +67,8 @@ def answer(
         stopped = Interrupted("interrupted", "the same command continues where it stopped")
     wanted = set(session.indices)
     kept = {index: record for index, record in answered.items() if index in wanted}
-    summary = summarise(kept, len(session.indices), sum(record.seconds for record in kept.values()))
+    seconds = sum(record.seconds for record in kept.values())
+    summary = summarise(kept, len(session.indices), seconds, proves=question.command != "attack")
     document = ResultDocument(
         question=question, summary=summary, provenance=_provenance(session, started, provenance.now())
     )

@@ -255,10 +255,13 @@ def misclassified(record: PointRecord) -> bool:
     return record.predicted != record.label and record.margin_upper != 0
 
 
-def summarise(records: Mapping[int, PointRecord] | Iterable[PointRecord], requested: int, seconds: float) -> Summary:
+def summarise(
+    records: Mapping[int, PointRecord] | Iterable[PointRecord], requested: int, seconds: float, *, proves: bool = True
+) -> Summary:
     """Figures over the answered points (methods.md section 9: misclassified points are errors everywhere).
 
-    Without any answered point the error figures are null, the test error 0 of 0.
+    Without any answered point the error figures are null, the test error 0 of 0. An attack (`proves` false) says
+    nothing about the upper bound.
     """
     rows = list(records.values() if isinstance(records, Mapping) else records)
     count = len(rows)
@@ -274,7 +277,7 @@ def summarise(records: Mapping[int, PointRecord] | Iterable[PointRecord], reques
         requested=requested,
         test_error=wrong / count if count else 0.0,
         robust_error_lower=(wrong + verdicts.get("vulnerable", 0)) / count if asked else None,
-        robust_error_upper=(count - verdicts.get("robust", 0)) / count if asked else None,
+        robust_error_upper=(count - verdicts.get("robust", 0)) / count if asked and proves else None,
         verdicts=verdicts,
         distance=distances(rows) if rows and not asked else None,
         seconds=seconds,
