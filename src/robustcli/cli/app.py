@@ -70,6 +70,8 @@ def _root(
 
 def main() -> NoReturn:
     """Entry point of the `robust` program."""
+    # OpenMP's threads spin while they wait: on a machine with other work that made small networks ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
 

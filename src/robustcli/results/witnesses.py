@@ -1,10 +1,10 @@
 """Adversarial inputs on disk: one small npz file each, named by its content, readable with numpy alone.
 
-    witnesses/<20 hex>.npz   point, witness   float64 arrays of the input's shape
-                             index, label     integers: row in the stored test order, true class
-                             margin           float64 margin f_y - max f_t at the witness, < 0
-                             norm, distance   the norm of the question and ||witness - point|| in it
-                             model            hash of architecture and weights the witness is against
+witnesses/<20 hex>.npz   point, witness   float64 arrays of the input's shape
+                         index, label     integers: row in the stored test order, true class
+                         margin           float64 margin f_y - max f_t at the witness, < 0
+                         norm, distance   the norm of the question and ||witness - point|| in it
+                         model            hash of architecture and weights the witness is against
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def load(path: Path) -> Witness:
         DataError: when the file is missing, damaged or not a witness.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        # Through memory: numpy leaves the file open when the archive is damaged.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
             return Witness(
                 point=data["point"],
                 witness=data["witness"],
@@ -86,7 +87,9 @@ def load(path: Path) -> Witness:
                 model=str(data["model"]),
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read the witness {path}: {error}", "delete it; the attack will find it again") from error
+        raise DataError(
+            f"cannot read the witness {path}: {error}", "delete it; the attack will find it again"
+        ) from error
 
 
 def all_witnesses(folder: Path) -> Iterator[Witness]:
