@@ -112,7 +112,7 @@ def main() -> None:
     margins: dict[str, Tensor] = {}
     for name, (bound, dtype, batches) in sides.items():
         sample = points[:64].to(dtype)
-        batch = max(batches, key=lambda size: timed(bound, sample, labels[:64], size, 1)[0])  # noqa: B023
+        batch = max(batches, key=lambda size: timed(bound, sample, labels[:64], size, 1)[0])
         speeds[name], margins[name] = timed(bound, points.to(dtype), labels, batch, arguments.repeats)
         result[name] = {"images_per_second": round(speeds[name], 1), "batch": batch}
     if other is not None:
