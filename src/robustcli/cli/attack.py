@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def attack(
     steps: Annotated[int, typer.Option("--steps", min=1, help="Gradient steps of each run.")] = 100,
     restarts: Annotated[int, typer.Option("--restarts", min=1, help="Runs against all other classes.")] = 10,
-    targets: Annotated[int, typer.Option("--targets", min=0, help="Runs against one other class each.")] = 9,
+    targets: Annotated[int, typer.Option("--targets", min=0, help="Runs against one other class each.")] = 3,
     attack_seed: Annotated[int, typer.Option("--attack-seed", min=0, help="Of the random starts.")] = 0,
 ) -> common.MakeEvaluator:
     """Search for adversarial inputs: lower bounds on the robust test error.

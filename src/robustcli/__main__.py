@@ -1,0 +1,5 @@
+"""`python -m robustcli` is `robust`."""
+
+from robustcli.cli.app import main
+
+main()

@@ -1,0 +1,164 @@
+"""`robust attack`: every `vulnerable` has a stored witness that an independent program confirms; no more is claimed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustcli.attacks.settings import PgdSettings
+from robustcli.balls import Ball
+from robustcli.evaluation.attack import Attacker, Settings
+from robustcli.evaluation.batch import Batch
+from robustcli.networks.checkpoints import Metadata, save
+from robustcli.networks.network import Network, margins
+from robustcli.norms import exponent
+from robustcli.results.schema import PointRecord, Question
+from robustcli.results.store import PointStore, write_question
+from robustcli.results.witnesses import all_witnesses, load
+from tests.nets import convolutional
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "verify_witnesses.py"
+QUICK = Settings(pgd=PgdSettings(steps=25, restarts=2, targets=1))
+EPS = {"l1": 0.12, "l2": 0.06, "linf": 0.012}
+
+
+@pytest.fixture
+def network() -> Network:
+    """A small float32 net with several classes and a normalise layer."""
+    network = convolutional(4, normalise=True).float()
+    x = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    network.layers[-1].bias.data -= network(x).mean(0)
+    return network.requires_grad_(False)
+
+
+def batch(network: Network, norm: str, eps: float, first: int = 0, count: int = 12) -> Batch:
+    x = torch.rand(40, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))[first : first + count]
+    logits = network.double()(x)
+    labels = logits.argmax(1)
+    ball = Ball.around(x, eps, exponent(norm), (0.0, 1.0))
+    return Batch(torch.arange(first, first + count), x, labels, labels, margins(logits, labels), ball)
+
+
+@pytest.mark.parametrize("norm", list(EPS))
+def test_records_say_what_was_found(network: Network, norm: str, tmp_path: Path) -> None:
+    asked = batch(network, norm, EPS[norm])
+    records = Attacker(network, QUICK, tmp_path)(asked)
+    assert [record.index for record in records] == list(range(12))
+    assert {record.verdict for record in records} == {"vulnerable", "unknown"}
+    for row, record in enumerate(records):
+        if record.verdict == "unknown":
+            assert record.reason == "attack failed"
+            assert record.witness is None
+            assert record.details["smallest_margin"] <= float(asked.clean_margins[row])
+            continue
+        assert record.witness is not None
+        witness = load(tmp_path / record.witness)
+        x = torch.from_numpy(witness.witness).unsqueeze(0)
+        assert bool(asked.ball.take(slice(row, row + 1)).contains(x))
+        assert float(margins(network.double()(x), asked.labels[row : row + 1])) == pytest.approx(record.margin_upper)
+        assert (record.margin_upper or 0) < 0
+        assert np.array_equal(witness.point, asked.points[row].numpy())
+
+
+def test_verdicts_do_not_depend_on_batches(network: Network) -> None:
+    whole = Attacker(network, QUICK)(batch(network, "l2", 0.06))
+    parts = [
+        *Attacker(network, QUICK)(batch(network, "l2", 0.06, 0, 5)),
+        *Attacker(network, QUICK)(batch(network, "l2", 0.06, 5, 7)),
+    ]
+    assert [record.verdict for record in parts] == [record.verdict for record in whole]
+    for one, other in zip(parts, whole, strict=True):
+        assert one.margin_upper == pytest.approx(other.margin_upper, abs=1e-9)
+
+
+def test_known_witnesses_are_replayed(network: Network, tmp_path: Path) -> None:
+    """What one question found answers the next: a larger ball, another norm; not another network's witnesses."""
+    first = Attacker(network, QUICK, tmp_path)(batch(network, "linf", EPS["linf"]))
+    fallen = [record.index for record in first if record.verdict == "vulnerable"]
+    blind = Settings(pgd=PgdSettings(steps=1, restarts=1, targets=0, step_size=1e-12))
+    again = Attacker(network, blind, tmp_path)(batch(network, "linf", 1.5 * EPS["linf"]))
+    assert [record.index for record in again if record.verdict == "vulnerable"] == fallen
+    assert {record.method for record in again if record.verdict == "vulnerable"} == {"replay"}
+    # An linf ball of radius r lies in the l2 ball of radius r sqrt(64).
+    spread = Attacker(network, blind, tmp_path)(batch(network, "l2", 8 * EPS["linf"] + 1e-6))
+    assert [record.index for record in spread if record.verdict == "vulnerable"] == fallen
+    other = convolutional(5, normalise=True).float().requires_grad_(False)
+    assert all(record.method == "pgd" for record in Attacker(other, blind, tmp_path)(batch(other, "linf", 0.09)))
+
+
+def test_without_a_folder_nothing_is_kept(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    records = Attacker(network, QUICK)(batch(network, "linf", EPS["linf"]))
+    assert {record.witness for record in records} == {None}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_go_into_the_question() -> None:
+    dumped = Settings().model_dump()
+    assert Settings.model_validate(json.loads(json.dumps(dumped))) == Settings()
+    assert dumped["pgd"]["restarts"] == 10
+
+
+class TestIndependentVerifier:
+    """scripts/verify_witnesses.py: numpy only, agrees with us, and notices every kind of lie."""
+
+    @pytest.fixture
+    def run(self, network: Network, tmp_path: Path) -> Path:
+        save(tmp_path / "weights.safetensors", network, Metadata())
+        for norm, eps in EPS.items():
+            asked = Question(
+                command="attack", norm=norm, eps=eps, boxed=True, model=network.weights_hash(), data="", settings={}
+            )
+            folder = tmp_path / "results" / asked.slug
+            write_question(folder, asked)
+            records = Attacker(network, QUICK, tmp_path / "witnesses")(batch(network, norm, eps))
+            PointStore(folder, None).append(records)
+        return tmp_path
+
+    def verify(self, run: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-S", "-c", self.program(), str(run)], capture_output=True, text=True)
+
+    def program(self) -> str:
+        """Runs the script where importing torch or robustcli fails; -S leaves only numpy's folder to be added."""
+        numpy_folder = str(Path(np.__file__).parents[1])
+        return (
+            f"import sys; sys.path.append({numpy_folder!r}); sys.modules['torch'] = sys.modules['robustcli'] = None;"
+            f"import runpy; sys.argv[0] = 'verify'; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+        )
+
+    def test_honest_runs_pass(self, run: Path) -> None:
+        done = self.verify(run)
+        assert done.returncode == 0, done.stderr
+        count = len(list(all_witnesses(run / "witnesses")))
+        assert f"{count} witnesses" in done.stdout
+        assert "0 problems" in done.stdout
+
+    @pytest.mark.parametrize("lie", ["margin", "distance", "moved", "gone", "claim"])
+    def test_lies_are_found(self, run: Path, lie: str) -> None:
+        path = sorted((run / "witnesses").glob("*.npz"))[0]
+        with np.load(path) as file:
+            data = dict(file)
+        if lie == "margin":
+            np.savez(path, **{**data, "witness": data["point"], "distance": np.float64(0)})
+        elif lie == "distance":
+            np.savez(path, **{**data, "distance": data["distance"] + 1e-6})
+        elif lie == "moved":
+            np.savez(path, **{**data, "point": data["point"] + 0.5})
+        elif lie == "gone":
+            path.unlink()
+        else:
+            store = PointStore(sorted(run.glob("results/attack-linf*"))[0], None)
+            unknown = next(record for record in store.records().values() if record.verdict == "unknown")
+            known = next(record for record in store.records().values() if record.verdict == "vulnerable")
+            claim = {**unknown.model_dump(), "verdict": "vulnerable", "witness": known.witness, "reason": None}
+            store.append([PointRecord.model_validate(claim)])
+        done = self.verify(run)
+        assert done.returncode == 1
+        assert " 0 problems" not in done.stdout
+        assert done.stderr
