@@ -35,8 +35,9 @@ format: $(READY)  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix src tests benchmarks scripts
 	$(BIN)/ruff format src tests benchmarks scripts
 
-bench: $(READY)  ## the benchmarks
-	$(BIN)/python benchmarks/certify_throughput.py
+CHECKPOINT ?= runs/kw_mnist/seed-0
+bench: $(READY)  ## the benchmarks, on a network of yours (CHECKPOINT=...)
+	$(BIN)/python benchmarks/certify_throughput.py --checkpoint $(CHECKPOINT)
 
 clean:  ## remove the environment and caches (not the runs)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
