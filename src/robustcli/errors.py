@@ -95,3 +95,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to `name`, or None when nothing is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.55)
     return matches[0] if matches else None
+
+
+def one_line(error: Exception) -> str:
+    """What another library's error says, in one line; a failed validation as `key: what is wrong`."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    parts = getattr(error, "errors", None)
+    if not callable(parts):
+        return " ".join(str(error).split())
+    return "; ".join(": ".join(filter(None, [".".join(map(str, part["loc"])), part["msg"]])) for part in parts())

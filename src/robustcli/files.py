@@ -56,16 +56,29 @@ def append_lines(path: Path, lines: list[str]) -> None:
     """Append whole lines in one write and flush them to disk. A torn last line left by a crash is closed first."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
+        with path.open("ab+", buffering=0) as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write("".join(line + "\n" for line in lines).encode())
-            file.flush()
+                torn = file.read(1) != b"\n"
+            else:
+                torn = False
+            _append(file.fileno(), (torn * "\n" + "".join(line + "\n" for line in lines)).encode())
             os.fsync(file.fileno())
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", "free space or choose another folder") from error
+
+
+def _append(file: int, content: bytes) -> None:
+    """Write all of it or, when the disk is full, nothing: a part that fitted is taken back."""
+    written = 0
+    try:
+        while written < len(content):
+            written += os.write(file, content[written:])
+    except OSError:
+        end = os.lseek(file, 0, os.SEEK_CUR)
+        if written and os.fstat(file).st_size == end:  # nobody else wrote behind it
+            os.ftruncate(file, end - written)
+        raise
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

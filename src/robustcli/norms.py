@@ -65,7 +65,7 @@ def radius(value: str | float | int) -> float:
     except (ValueError, ZeroDivisionError):
         raise UsageError(f"{value!r} is not a number", "write eps as 0.1, 1e-3 or 2/255") from None
     if not math.isfinite(number):
-        raise UsageError(f"{value!r} is not a finite number")
+        raise UsageError(f"{value!r} is not a finite number", "write eps as 0.1, 1e-3 or 2/255")
     return number
 
 

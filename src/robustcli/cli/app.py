@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from robustcli import __version__
-from robustcli.cli import data, model, recipes
+from robustcli.cli import data, model, recipes, signals
 from robustcli.cli.attack import attack
 from robustcli.cli.bound_distance import bound_distance
 from robustcli.cli.certify import certify
@@ -25,6 +27,8 @@ EPILOG = (
     "Exit codes: 0 done, 1 internal error or contradiction, 2 usage or recipe, 3 data or checkpoint, "
     "4 solver or licence, 5 requested points left unprocessed, 130 interrupted."
 )
+
+REPORT = "please report it; ROBUST_DEBUG=1 shows where"
 
 app = typer.Typer(
     name="robust",
@@ -72,22 +76,33 @@ def main() -> NoReturn:
     """Entry point of the `robust` program."""
     # OpenMP's threads spin while they wait: on a machine with other work that made small networks ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(sys.argv[1:]))
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    signals.listen(signals.interrupt)
+    code = run(sys.argv[1:])
+    signals.listen(signal.SIG_IGN)  # all is said and done; only the interpreter is left to end
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line; its exit code. Set ROBUST_DEBUG=1 to see tracebacks."""
     try:
         result: Any = app(arguments, prog_name="robust", standalone_mode=False)
+        sys.stdout.flush()
+        if result == 130:  # what the option parser makes of Ctrl-C
+            return _fail("interrupted", 130)
         return result if isinstance(result, int) else 0
     except RobustError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_gone()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # what the option parser makes of it
+            return _reader_gone()
+        raise
+    except OSError as error:
+        return _system(error)
     except MemoryError:
         return _fail("out of memory\n  hint: try a smaller --batch-size", 1)
     except Exception as error:
@@ -96,9 +111,7 @@ def run(arguments: list[str]) -> int:
             return int(error.exit_code)
         if type(error).__name__ == "Abort":
             return _fail("interrupted", 130)
-        return _fail(
-            f"internal error: {type(error).__name__}: {error}\n  hint: please report it; ROBUST_DEBUG=1 shows where", 1
-        )
+        return _fail(f"internal error: {type(error).__name__}: {error}\n  hint: {REPORT}", 1)
 
 
 def _fail(message: str, code: int) -> int:
@@ -110,8 +123,34 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _reader_gone() -> int:
+    """Whoever read the output closed it (`robust report | head`): fine, unless progress went there and work stopped."""
+    stopped = False
+    if hasattr(select, "poll"):
+        progress = select.poll()
+        progress.register(2, 0)  # a closed pipe is always reported
+        stopped = bool(progress.poll(0))
+    _discard(*((1, 2) if stopped else (1,)))
+    return 130 if stopped else 0
+
+
+def _system(error: OSError) -> int:
+    """A refusal of the operating system that no command foresaw."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return _fail(f"cannot use {error.filename}: {reason}", 3)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        _discard(1)
+        return _fail(f"cannot write the output: {reason}\n  hint: free space, or write somewhere else", 2)
+    return _fail(f"internal error: {type(error).__name__}: {error}\n  hint: {REPORT}", 1)
+
+
+def _discard(*streams: int) -> None:
+    """Send what is still buffered for these file descriptors nowhere, so that the interpreter can end in peace."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

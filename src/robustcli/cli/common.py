@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from robustcli.cli import signals
 from robustcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ Dataset = Annotated[
 Partial = Annotated[
     bool, typer.Option("--partial", help="Accept fewer rows than the official split.", rich_help_panel=POINTS)
 ]
-Norm = Annotated[str | None, typer.Option("--norm", "-n", help="l1, l2, linf or union. (default: the recipe's)")]
+Norm = Annotated[str | None, typer.Option("--norm", "-n")]
 Eps = Annotated[str | None, typer.Option("--eps", "-e", help="Radius, e.g. 0.1 or 2/255. (default: the recipe's)")]
 Box = Annotated[
     bool | None, typer.Option("--box/--no-box", help="Cut the ball with the input box. (default: where there is one)")
@@ -116,6 +117,7 @@ def evaluation(
     def wrap(function: Callable[..., MakeEvaluator]) -> Callable[..., None]:
         own = inspect.signature(function, eval_str=True).parameters
         shared = dict(inspect.signature(_shared, eval_str=True).parameters)
+        shared["norm"] = shared["norm"].replace(annotation=_norm_option(only))
         if not radius:
             del shared["eps"]
 
@@ -128,19 +130,34 @@ def evaluation(
             [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in everything]
         )
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
-        run.__name__, run.__doc__, run.__module__ = function.__name__, function.__doc__, function.__module__
+        run.__name__, run.__doc__, run.__module__ = function.__name__, _unwrapped(function.__doc__), function.__module__
         return run
 
     return wrap
+
+
+def _norm_option(only: tuple[str, ...] | None) -> Any:
+    """`--norm` as a command explains it."""
+    if only is not None and len(only) == 1:
+        words = f"Only {only[0]}."
+    else:
+        words = f"l1, l2, linf{' or union' if only else ', union, or any p >= 1'}. (default: the recipe's)"
+    return Annotated[str | None, typer.Option("--norm", "-n", help=words)]
+
+
+def _unwrapped(text: str | None) -> str:
+    """A docstring with one line a paragraph: the help fits it to the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text or "").split("\n\n"))
 
 
 def _evaluate(
     command: Command, make: MakeEvaluator, only: tuple[str, ...] | None, radius: bool, values: dict[str, Any]
 ) -> None:
     """Resolve the selection, answer the question for each norm asked for, print."""
-    from robustcli.evaluation.runner import answer
-    from robustcli.evaluation.session import Selection, open_session
-    from robustcli.results.schema import Question
+    with signals.loading():
+        from robustcli.evaluation.runner import answer
+        from robustcli.evaluation.session import Selection, open_session
+        from robustcli.results.schema import Question
 
     json, quiet, verbose = (values.pop(name) for name in ("json", "quiet", "verbose"))
     use_threads(values.pop("threads"))
@@ -152,6 +169,8 @@ def _evaluate(
     notes.print(f"{session.source} ({session.network.name}, {session.spec.name})", soft_wrap=True)
     if session.data.partial:
         notes.print(f"[yellow]partial data:[/] {session.data.partial}", soft_wrap=True)
+    if not session.indices:
+        notes.print(f"no point of {values['points']} falls to shard {values['shard']}", soft_wrap=True)
     documents = []
     for norm in _norms(session, command, only):
         evaluator, settings = make(session, norm)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from robustcli.data.sources import roots
 from robustcli.data.specs import Spec, names, spec
-from robustcli.errors import DataError
+from robustcli.errors import DataError, UnknownNameError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -25,7 +25,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Use this folder instead of $ROBUST_DATA_DIR and the cache.", show_default=False),
 ]
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Data sets, also npz:PATH; default: all.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Data sets, also npz:PATH; default: all.")]
 
 
 @app.command("list")
@@ -62,7 +62,7 @@ def list_command(wanted: Names = None, as_json: Json = False, data_dir: DataDir 
 
 @app.command("fetch")
 def fetch_command(
-    wanted: Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets, or `all`.")],
+    wanted: Annotated[list[str], typer.Argument(metavar="NAME", help="Data sets, or `all`.")],
     data_dir: DataDir = None,
 ) -> None:
     """Download official files: resumed, checked, then put in place. Offline: says which files to put where."""
@@ -71,6 +71,9 @@ def fetch_command(
     from robustcli.data.fetching import fetch_all
 
     chosen = list(dict.fromkeys(names() if "all" in wanted else wanted))
+    for name in chosen:  # before a progress display begins
+        if name not in names():
+            raise UnknownNameError("data set", name, names())
     if "digits" in chosen:
         typer.echo("digits: shipped with the package, nothing to fetch")
         chosen.remove("digits")
@@ -114,7 +117,11 @@ def check_command(wanted: Names = None, as_json: Json = False, data_dir: DataDir
     bad = ("damaged", "missing") if wanted else ("damaged",)
     problems = [f"{name} {split}: {seen.detail or seen.status}" for name, split, seen in found if seen.status in bad]
     if problems:
-        raise DataError("\n".join(problems), "run `robust data fetch NAME`; it replaces files whose checksum differs")
+        own = all(name.startswith("npz:") for name, _, seen in found if seen.status in bad)
+        hint = (
+            "write the files again" if own else "run `robust data fetch NAME`; it replaces files whose checksum differs"
+        )
+        raise DataError("\n".join(problems), hint)
 
 
 def plain_table(*headings: str) -> Table:

@@ -25,7 +25,7 @@ def mip_verify(
     Bounds first, then a light attack, then one MIP per open target that minimises the margin and stops once its sign is
     settled. Gurobi is used where its licence allows the model, else HiGHS. A time-out is never a verdict.
 
-    Example: robust mip-verify --recipe digits-fc-kw-linf --eps 0.1 --time-limit 60
+    Example: robust mip-verify --recipe digits-fc-kw-linf --time-limit 60
     """
 
     def make(session: Session, norm: str) -> tuple[Evaluator, dict[str, Any]]:

@@ -23,9 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="Networks: architectures, published
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run folder. Default: the file's.")]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Checkpoint to write. Default: runs/NAME/seed-0/weights.safetensors.")
-]
+Out = Annotated[Path | None, typer.Option("--out", help="Checkpoint to write. Default: runs/NAME/seed-0.")]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Do not measure the clean error.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite another network at the same place.")]
 

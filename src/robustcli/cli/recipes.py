@@ -88,7 +88,7 @@ def show(
 @app.command()
 def validate(
     recipes: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME|PATH]...", help="Recipes to check. (default: all shipped)")
+        list[str] | None, typer.Argument(metavar="NAME|PATH", help="Recipes to check. (default: all shipped)")
     ] = None,
 ) -> None:
     """Check recipes: keys, types, ranges, and whether norms, radii, network and data set go together."""

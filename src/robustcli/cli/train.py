@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from robustcli.cli import common
+from robustcli.cli import common, signals
 from robustcli.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def train(
         int | None, typer.Option("--max-steps", min=1, help="Stop after N more steps; the same command goes on.")
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option("--runs", help="Folder of runs. [default: $ROBUST_RUNS_DIR or ./runs]")
+        Path | None, typer.Option("--runs", help="Folder of runs. (default: $ROBUST_RUNS_DIR or ./runs)")
     ] = None,
     device: common.Device = "auto",
     threads: common.Threads = None,
@@ -61,9 +61,10 @@ def train(
 
     Example: robust train --recipe digits-fc-kw-linf
     """
-    from robustcli.recipes.loading import load
-    from robustcli.results.runs import runs_root
-    from robustcli.training.runs import Request
+    with signals.loading():
+        from robustcli.recipes.loading import load
+        from robustcli.results.runs import runs_root
+        from robustcli.training.runs import Request
 
     request = Request(
         recipe=load(recipe, overrides or ()),
@@ -161,7 +162,10 @@ def _train(request: Request, notes: Console, fresh: bool, max_steps: int | None,
     already = "already finished: " if outcome.status == "already-finished" else ""
     figure = outcome.figures.get("test_error")
     words = "" if figure is None else f", test error {100 * figure:.2f} %"
-    console.print(f"{already}{outcome.epochs_done} epochs{words}  {outcome.run.weights}", soft_wrap=True)
+    console.print(
+        f"{already}{outcome.epochs_done} epoch{'s' * (outcome.epochs_done != 1)}{words}  {outcome.run.weights}",
+        soft_wrap=True,
+    )
     if already:
         notes.print("train again with --fresh, or with another --seed", soft_wrap=True)
 

@@ -187,7 +187,8 @@ def _find_model(selection: Selection, root: Path) -> tuple[Checkpoint, Recipe | 
         raise CheckpointError(
             f"recipe {recipe.name} has no trained network in {root}",
             f"train it first: robust train --recipe {selection.recipe}"
-            + "".join(f" --set {item}" for item in selection.overrides),
+            + "".join(f" --set {item}" for item in selection.overrides)
+            + (f" --seed {selection.seed}" if selection.seed else ""),
         )
     trained = checkpoint.metadata.recipe_hash
     if trained is not None and trained != recipe.hash:

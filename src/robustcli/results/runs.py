@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustcli.errors import CheckpointError, RecipeError
+from robustcli.errors import CheckpointError, RecipeError, one_line
 from robustcli.recipes.model import Recipe
 from robustcli.recipes.overrides import canonical
 from robustcli.results.schema import Question
@@ -99,7 +99,9 @@ class RunFolder:
         try:
             return Recipe.model_validate(yaml.safe_load(self.recipe_file.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
-            raise RecipeError(f"cannot read {self.recipe_file}: {error}", "restore the file or train again") from error
+            raise RecipeError(
+                f"cannot read {self.recipe_file}: {one_line(error)}", "restore the file or train again"
+            ) from error
 
     def overrides(self) -> list[str]:
         """The `--set` overrides of this run, as typed; empty when there were none."""
@@ -108,7 +110,9 @@ class RunFolder:
         try:
             return [str(item) for item in json.loads(self.overrides_file.read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError) as error:
-            raise RecipeError(f"cannot read {self.overrides_file}: {error}", "it must hold a JSON list") from error
+            raise RecipeError(
+                f"cannot read {self.overrides_file}: {one_line(error)}", "it must hold a JSON list"
+            ) from error
 
 
 def runs_root() -> Path:

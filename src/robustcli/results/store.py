@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from robustcli import files
-from robustcli.errors import ContradictionError, DataError
+from robustcli.errors import ContradictionError, DataError, one_line
 from robustcli.results.schema import PointRecord, Question, ResultDocument, Summary, Verdict
 
 Shard = tuple[int, int]
@@ -97,9 +97,8 @@ def lines(path: Path) -> Iterator[Line]:
             try:
                 yield Line(path, number, PointRecord.model_validate(value))
             except ValidationError as error:
-                reason = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
                 raise DataError(
-                    f"{path}:{number} is not a point record ({reason})",
+                    f"{path}:{number} is not a point record ({one_line(error)})",
                     "written by another version? move the folder away and ask the question again",
                 ) from error
 
@@ -156,7 +155,9 @@ def read_question(folder: Path) -> Question:
     try:
         return Question.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise DataError(f"cannot read {path}: {error}", "move the folder away and ask the question again") from error
+        raise DataError(
+            f"cannot read {path}: {one_line(error)}", "move the folder away and ask the question again"
+        ) from error
 
 
 def write_document(folder: Path, shard: Shard | None, document: ResultDocument) -> Path:
@@ -176,7 +177,7 @@ def read_document(path: Path) -> ResultDocument:
         return ResultDocument.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"cannot read {path}: {error}", "run the command again: it continues where it stopped"
+            f"cannot read {path}: {one_line(error)}", "run the command again: it continues where it stopped"
         ) from error
 
 
