@@ -28,7 +28,14 @@ def vector_norm(v: Tensor, p: float) -> Tensor:
         return v.abs().sum(-1)
     if math.isinf(p):
         return v.abs().amax(-1)
-    return torch.linalg.vector_norm(v, ord=p, dim=-1)
+    found = torch.linalg.vector_norm(v, ord=p, dim=-1)
+    # Powers of tiny or huge entries leave the number range (a norm of 0 would be a false proof): scale first then.
+    number = torch.finfo(v.dtype)
+    if p == 2 and bool(((found > number.tiny**0.25) & (found < number.max**0.25)).all()):
+        return found
+    top = v.detach().abs().amax(-1, keepdim=True)
+    scale = torch.where((top > 0) & top.isfinite(), top, torch.ones_like(top)).log2().floor().exp2()
+    return torch.linalg.vector_norm(v / scale, ord=p, dim=-1) * scale.squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -232,7 +239,7 @@ def reach(rows: Tensor, down: Tensor, up: Tensor, eps: Tensor, p: float, boxed: 
     if p == 2:
         # For every split weight = v + (weight - v), v >= 0: reach <= sum cap v + eps ||weight - v||_2.
         kept = torch.minimum(weight, _cap_multiplier(weight, cap, eps).unsqueeze(-1) * cap)
-        return (cap * (weight - kept)).sum(-1) + eps * torch.linalg.vector_norm(kept, dim=-1)
+        return (cap * (weight - kept)).sum(-1) + eps * vector_norm(kept, 2.0)
     raise UsageError(f"no box-aware bound for the l{p:g} ball", "use --no-box, or one of l1, l2, linf")
 
 
@@ -275,7 +282,7 @@ def _cap_multiplier(weight: Tensor, cap: Tensor, eps: Tensor) -> Tensor:
     gradient is not needed: the reach is stationary in m (envelope theorem).
     """
     square, cap_square = weight * weight, (cap * cap).expand_as(weight)
-    m = square.sum(-1).sqrt() / eps
+    m = square.sum(-1).sqrt() / eps.clamp(min=torch.finfo(weight.dtype).tiny)
     for _ in range(NEWTON_STEPS):
         at_cap = weight > m.unsqueeze(-1) * cap
         left = eps * eps - torch.where(at_cap, cap_square, torch.zeros_like(cap_square)).sum(-1)

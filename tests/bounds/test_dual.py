@@ -76,11 +76,27 @@ def nets() -> list[Network]:
             {"type": "linear", "in": 3, "out": 3},
         ],
     }
+    stacked = {  # several convolutions and no ReLU between them: what hangs over the padding must not go on
+        "input_shape": [1, 6, 6],
+        "layers": [
+            {"type": "normalise", "mean": [0.4], "std": [0.5]},
+            {"type": "conv2d", "in": 1, "out": 2, "kernel": 3, "stride": 1, "padding": 1},
+            {"type": "batchnorm"},
+            {"type": "conv2d", "in": 2, "out": 2, "kernel": 3, "stride": 1, "padding": 1},
+            {"type": "relu"},
+            {"type": "conv2d", "in": 2, "out": 2, "kernel": 5, "stride": 1, "padding": 2},
+            {"type": "conv2d", "in": 2, "out": 2, "kernel": 3, "stride": 2, "padding": 1},
+            {"type": "relu"},
+            {"type": "flatten"},
+            {"type": "linear", "in": 18, "out": 3},
+        ],
+    }
     return [
         dense([6, 8, 7, 3], 1),
         convolutional(2),
         convolutional(3, normalise=True, channels=2),
         randomised(padded, 4),
+        randomised(stacked, 5),
     ]
 
 
@@ -92,7 +108,7 @@ def points(network: Network, count: int, seed: int = 0) -> tuple[Tensor, Tensor]
 
 @pytest.mark.parametrize("box", BOXES)
 @pytest.mark.parametrize(("p", "eps"), BALLS)
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_samples_inside_the_ball_respect_every_bound(
     which: int, p: float, eps: float, box: tuple[float, float] | None
 ) -> None:
@@ -141,7 +157,7 @@ def dense_dual(network: Network, x: Tensor, eps: float, p: float, rows: Tensor) 
 
 
 @pytest.mark.parametrize(("p", "eps"), BALLS)
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_equals_the_dense_dual(which: int, p: float, eps: float) -> None:
     network = nets()[which]
     x, y = points(network, 3)

@@ -58,10 +58,10 @@ def affine(block: Block, lower: Tensor, upper: Tensor) -> Bounds:
 def first_layer(block: Block, ball: Ball) -> Bounds:
     """Exact bounds of the first block over the ball: W x + b -+ (dual norm of each row, cut with the box).
 
-    For p = inf this is interval arithmetic; without a box the row norms are the same for all points; for boxed l1 and
-    l2 balls each row reaches over its own receptive field.
+    For p = inf and one mixing layer this is interval arithmetic; without a box the row norms are the same for all
+    points; else each row reaches over its own receptive field.
     """
-    if math.isinf(ball.p):
+    if math.isinf(ball.p) and block.mixing <= 1:
         return affine(block, *ball.bounding_box())
     centre, shape = block(ball.middle()), (-1, *block.out_shape)
     if ball.box is None:

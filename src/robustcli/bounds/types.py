@@ -20,8 +20,11 @@ class Bounds:
 
     @property
     def unstable(self) -> Tensor:
-        """lower < 0 < upper: the ReLU can be on either side, [B, *shape] bool."""
-        return (self.lower < 0) & (self.upper > 0)
+        """lower < 0 < upper: the ReLU can be on either side, [B, *shape] bool.
+
+        A bound that is not a number proves no sign: such a unit counts as unstable, so that nothing rests on it.
+        """
+        return ~((self.lower >= 0) | (self.upper <= 0))
 
     @property
     def active(self) -> Tensor:

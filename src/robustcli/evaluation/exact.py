@@ -143,7 +143,7 @@ class ExactVerifier:
 
     def _solved(self, stage: _Stage) -> PointRecord:
         """The MIP over the open targets, with what is left of the time limit."""
-        open_targets = (stage.margins <= 0).nonzero().squeeze(1)
+        open_targets = (~(stage.margins > 0)).nonzero().squeeze(1)  # a margin that is no number is open
         closed = stage.margins[stage.margins > 0]
         left = self.settings.time_limit - stage.seconds
         if left <= 0:

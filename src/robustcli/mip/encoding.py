@@ -13,7 +13,7 @@ Pixels that cannot move are constants; pixels and neurons that no form uses are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from robustcli.networks.network import Network
 from robustcli.norms import norm_name
 
 WIDEN = 1e-9
-"""Hidden bounds are moved outward by this much (relative to 1 + |bound|): the set stays an outer one under rounding."""
+"""Hidden bounds are moved outward by this share of the larger: the set stays an outer one under rounding."""
 ROW_BUDGET = 16_000_000
 """Numbers held at once while rows are pushed backward; more rows go in chunks."""
 
@@ -77,6 +77,27 @@ class Encoding:
         """The T margins at an input x [d], as the encoding computes them."""
         return self.margins @ self.neurons(x)[1] + self.margin_constants
 
+    def in_units(self) -> Encoding:
+        """The same set with every neuron counted in units of its own range (a power of two, so nothing is rounded).
+
+        Solvers have absolute tolerances and drop tiny coefficients: on neurons of size 1e-4 that cuts off real inputs.
+        """
+        unit = np.exp2(np.ceil(np.log2(np.maximum(-self.lower, self.upper))))
+        columns = sparse.diags_array(np.concatenate([np.ones(len(self.pixels)), unit]))
+        return replace(
+            self,
+            lower=self.lower / unit,
+            upper=self.upper / unit,
+            forms=sparse.csr_array(sparse.diags_array(1 / unit) @ self.forms @ columns),
+            form_constants=self.form_constants / unit,
+            margins=sparse.csr_array(self.margins @ columns),
+        )
+
+    def sizes(self) -> Vector:
+        """[T] the sum of absolute values each margin is made of at most: what relative precision refers to."""
+        pixels = np.maximum(np.abs(self.pixel_lower), np.abs(self.pixel_upper))
+        return abs(self.margins) @ np.concatenate([pixels, self.upper]) + np.abs(self.margin_constants)
+
     def input(self, pixels: Vector) -> Vector:
         """The input [d] whose movable coordinates are `pixels` [P]; the others stay at the centre."""
         x = self.center.copy()
@@ -113,10 +134,16 @@ class _Backward:
     def __init__(self, network: Network, ball: Ball, bounds: Sequence[Bounds]) -> None:
         self.blocks = network.blocks
         self.offsets = [block.offset() for block in self.blocks]
-        self.lower = [_flat(layer.lower) - WIDEN * (1 + _flat(layer.lower).abs()) for layer in bounds]
-        self.upper = [_flat(layer.upper) + WIDEN * (1 + _flat(layer.upper).abs()) for layer in bounds]
-        if any(bool((u < l).any()) for l, u in zip(self.lower, self.upper, strict=True)):
-            raise RobustError("a pre-activation has an upper bound below its lower bound", "please report this point")
+        widen = [WIDEN * torch.maximum(_flat(layer.lower).abs(), _flat(layer.upper).abs()) for layer in bounds]
+        self.lower = [_flat(layer.lower) - more for layer, more in zip(bounds, widen, strict=True)]
+        self.upper = [_flat(layer.upper) + more for layer, more in zip(bounds, widen, strict=True)]
+        if not all(
+            bool((l <= u).all() & (u - l).isfinite().all()) for l, u in zip(self.lower, self.upper, strict=True)
+        ):
+            raise RobustError(
+                "a pre-activation has an upper bound below its lower bound, or no finite ones",
+                "please report this point",
+            )
         # Phases follow the bounds as given: only a proved sign may be substituted.
         self.active = [(_flat(layer.lower) >= 0).to(network.dtype) for layer in bounds]
         self.unstable = [((_flat(layer.lower) < 0) & (_flat(layer.upper) > 0)).nonzero().squeeze(1) for layer in bounds]
@@ -211,11 +238,18 @@ class _Backward:
 
 
 def _check(network: Network, ball: Ball, rows: Tensor, encoding: Encoding) -> None:
-    """The encoded function must be the evaluated one: compare at the centre and at the two extreme corners."""
+    """The encoded function must be the evaluated one: compare at the centre and at the two extreme corners.
+
+    There the unstable neurons must also lie within their bounds: a set that misses an input proves nothing.
+    """
     low, high = ball.bounding_box()
     points = torch.cat([ball.center, low, high])
     truth = (network(points) @ rows.to(network.dtype).T).cpu().numpy()
-    ours = np.stack([encoding.margins_at(x) for x in points.flatten(1).cpu().numpy()])
+    inputs = points.flatten(1).cpu().numpy()
+    ours = np.stack([encoding.margins_at(x) for x in inputs])
+    for z, _ in map(encoding.neurons, inputs):
+        if not (np.all(encoding.lower <= z) and np.all(z <= encoding.upper)):
+            raise RobustError("a pre-activation lies outside its bounds", "please report this point")
     gap = np.abs(truth - ours).max(initial=0.0)
     if not gap <= 1e-6 * (1 + np.abs(truth).max(initial=0.0)):
         raise RobustError(f"the encoding differs from the forward pass by {gap:.3g}", "please report this point")

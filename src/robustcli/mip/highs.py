@@ -89,6 +89,7 @@ def _options(seconds: float, stop_below: float, threads: int, seed: int, integer
         "time_limit": max(seconds, 0.0),
         "small_matrix_value": 1e-12,
         "primal_feasibility_tolerance": FEASIBILITY,
+        "dual_feasibility_tolerance": FEASIBILITY,
         "mip_feasibility_tolerance": FEASIBILITY,
         "mip_rel_gap": 0.0,
         "mip_abs_gap": GAP,

@@ -17,13 +17,16 @@ from robustcli.bounds.types import Bounds
 from robustcli.mip.encoding import Encoding, encode
 from robustcli.mip.formulations import FORMULATIONS, choose, objective
 from robustcli.mip.problem import Problem, Size
-from robustcli.mip.solver import Outcome, Solver
+from robustcli.mip.solver import FEASIBILITY, Outcome, Solver
 from robustcli.mip.witness import Witness, replay
 from robustcli.networks.network import Network
 from robustcli.results.schema import Verdict
 
 TOLERANCE = 1e-6
-"""A margin is proved positive only above this: it covers solver tolerances (1e-9) amplified by the network."""
+"""A margin is proved positive only above this: it covers solver tolerances (1e-9) amplified by the network.
+
+Where margins are differences of very large numbers it is raised to FEASIBILITY times their size.
+"""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def verify(
     rows = torch.zeros(len(order), network.classes, dtype=torch.float64, device=ball.center.device)
     for row, i in zip(rows, order, strict=True):
         row[label], row[targets[i]] = 1.0, -1.0
-    encoding = encode(network, ball, bounds, rows)
+    encoding = encode(network, ball, bounds, rows).in_units()
+    tolerance = max(tolerance, FEASIBILITY * float(encoding.sizes().max(initial=0.0)))
     solver, name = choose(encoding, solvers, formulation)
     problem = FORMULATIONS[name][0](encoding)
     search = _Search(network, ball, label, encoding, problem, solver, start + seconds, tolerance, threads, seed)

@@ -53,6 +53,15 @@ class Affine(nn.Module, ABC):
         """Products summed for one output (the depth of rounding in it)."""
         return 1
 
+    @property
+    def fan_out(self) -> int:
+        """Products summed by the adjoint for one input, at most."""
+        return 1
+
+    def offset_size(self, like: Tensor) -> Tensor:
+        """Sum of the absolute values that b is made of, in the precision of `like`: [1, *out_shape], at least |b|."""
+        return self(like.new_zeros(1, *self.in_shape)).abs()
+
 
 class Linear(Affine):
     """Fully connected: weight [out, in], bias [out]."""
@@ -78,6 +87,10 @@ class Linear(Affine):
     @property
     def fan_in(self) -> int:
         return self.in_shape[0]
+
+    @property
+    def fan_out(self) -> int:
+        return self.out_shape[0]
 
     def describe(self) -> dict[str, Any]:
         return {"type": "linear", "in": self.in_shape[0], "out": self.out_shape[0]}
@@ -118,6 +131,10 @@ class Conv2d(Affine):
     @property
     def fan_in(self) -> int:
         return self.in_shape[0] * self.kernel**2
+
+    @property
+    def fan_out(self) -> int:
+        return self.out_shape[0] * self.kernel**2
 
     def describe(self) -> dict[str, Any]:
         sizes = {"kernel": self.kernel, "stride": self.stride, "padding": self.padding}
@@ -190,6 +207,11 @@ class BatchNorm(Diagonal):
         scale = self.weight / (self.running_var + self.guard).sqrt()
         return scale.view(view), (self.bias - self.running_mean * scale).view(view)
 
+    def offset_size(self, like: Tensor) -> Tensor:
+        scale, _ = self.scale_shift()
+        parts = self.bias.abs().view(scale.shape) + (self.running_mean.view(scale.shape) * scale).abs()
+        return parts.expand(1, *self.out_shape)
+
     def describe(self) -> dict[str, Any]:
         return {"type": "batchnorm", "momentum": self.momentum, "guard": self.guard}
 
@@ -226,6 +248,10 @@ class AvgPool2d(Affine):
 
     @property
     def fan_in(self) -> int:
+        return self.kernel**2
+
+    @property
+    def fan_out(self) -> int:
         return self.kernel**2
 
     def describe(self) -> dict[str, Any]:

@@ -57,10 +57,17 @@ class Block:
         zero = torch.zeros(1, *self.in_shape) if like is None else like.new_zeros(1, *self.in_shape)
         return self(zero).squeeze(0)
 
+    def offset_size(self) -> Tensor:
+        """Sum of the absolute values that b is made of, [*out_shape]: |b| and more where layers cancel each other."""
+        size = self.offset().new_zeros(1, *self.in_shape)
+        for layer in self.layers:
+            size = layer.magnitude(size) + layer.offset_size(size)
+        return size.squeeze(0)
+
     @property
     def mixing(self) -> int:
-        """Layers in the block that sum several inputs; `magnitude` is exact up to one."""
-        return sum(layer.fan_in > 1 for layer in self.layers)
+        """Layers in the block that do more than scale their inputs one by one; `magnitude` is exact up to one."""
+        return sum(max(layer.fan_in, layer.fan_out) > 1 for layer in self.layers)
 
     @property
     def units(self) -> int:
@@ -71,6 +78,11 @@ class Block:
     def fan_in(self) -> int:
         """Products summed along one path (the depth of rounding in one output)."""
         return sum(layer.fan_in + 2 for layer in self.layers)
+
+    @property
+    def roundings(self) -> int:
+        """Roundings along one path through the block, forward or backward, at most."""
+        return sum(max(layer.fan_in, layer.fan_out) + 2 for layer in self.layers)
 
 
 class Network(nn.Module):

@@ -130,9 +130,11 @@ class Rows:
 
     def through(self, block: Block) -> Rows:
         """Rows acting on the block's output, as rows acting on its input (the bias left aside)."""
-        rows = self
+        rows, hanging = self, False
         for layer in reversed(block.layers):
-            rows = rows._through_layer(layer)
+            # Behind another layer of the block a window may hang over the padding, which is no value of this layer.
+            rows = (rows.inside() if hanging else rows)._through_layer(layer)
+            hanging = rows.window is not None and (hanging or isinstance(layer, Conv2d))
         return rows
 
     def _through_layer(self, layer: Affine) -> Rows:
