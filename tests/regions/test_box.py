@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, minimize
 
 from robustcli.balls import vector_norm
+from robustcli.errors import UsageError
 from robustcli.regions.box import box_distance, box_projection, projection
 from tests.oracle import nearest_in_polytope
 
@@ -75,7 +76,7 @@ def test_general_norm_equals_nonlinear_programming(p: float, seed: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), p=st.sampled_from([1.0, 1.001, 1.1, 2.0, 4.0, 60.0, math.inf]))
+@given(seed=st.integers(0, 10**6), p=st.sampled_from([1.0, 1.05, 1.1, 2.0, 4.0, 60.0, math.inf]))
 def test_projection_lies_on_the_hyperplane_and_in_the_box(seed: int, p: float) -> None:
     rows, value, x = problem(seed, 30)
     delta = box_projection(rows, value, x, (0, 1), p)
@@ -87,6 +88,12 @@ def test_projection_lies_on_the_hyperplane_and_in_the_box(seed: int, p: float) -
         assert vector_norm(delta, p) >= vector_norm(free, p) - 1e-9
     else:
         assert (rows.abs() * torch.where(rows > 0, 1 - x, x)).sum() < -value
+
+
+def test_p_too_near_to_one_is_refused() -> None:
+    rows, value, x = problem(0, 5)
+    with pytest.raises(UsageError, match=r"p = 1\.001"):
+        box_projection(rows, value, x, (0, 1), 1.001)
 
 
 def test_batches_and_special_rows() -> None:

@@ -91,19 +91,20 @@ def _answer_batch(session: Session, question: Question, evaluator: Evaluator, in
     seconds = (time.monotonic() - begin) / len(indices)
     records: dict[int, PointRecord] = {}
     distance = question.eps is None
-    for row in (clean <= 0).nonzero().flatten().tolist():
+    for row in (~(clean > 0)).nonzero().flatten().tolist():
         wrong = bool(clean[row] < 0)
+        reason = "the clean margin is not a number" if clean[row].isnan() else "tie: the clean margin is exactly 0"
         records[indices[row]] = PointRecord(
             index=indices[row],
             label=int(labels[row]),
             predicted=int(predicted[row]),
             verdict=None if distance else ("misclassified" if wrong else "unknown"),
             method="clean",
-            margin_upper=float(clean[row]),
+            margin_upper=None if clean[row].isnan() else float(clean[row]),
             distance_lower=0.0 if distance else None,
             distance_upper=0.0 if distance else None,
             exact=True if distance else None,
-            reason=None if wrong else "tie: the clean margin is exactly 0",
+            reason=None if wrong else reason,
             seconds=seconds,
         )
     right = (clean > 0).nonzero().flatten()

@@ -49,7 +49,7 @@ def region_errors(region: Region, points: Tensor, labels: Tensor) -> Errors:
     total = torch.ones_like(points)  # sums of absolute values along all paths, over all input coordinates
     for position, block in enumerate(network.blocks):
         total = block.magnitude(total if position == 0 else total * region.masks[position - 1])
-        depth += block.fan_in + SPARE
+        depth += block.roundings + SPARE
         rows_up.append(gamma(depth, dtype) * total)
     values_up = _value_errors(network, points)
     return Errors(
@@ -68,7 +68,7 @@ def _value_errors(network: Network, points: Tensor) -> list[Tensor]:
             error = torch.where(x > -error, error, 0.0)  # surely inactive units carry none
             x = x.relu()
         for layer in block.layers:
-            constant = layer(torch.zeros_like(x[:1])).abs()
+            constant = layer.offset_size(x[:1])
             fresh = gamma(layer.fan_in + SPARE, x.dtype) * (layer.magnitude(x.abs() + error) + constant)
             error = layer.magnitude(error) + fresh
             x = layer(x)
