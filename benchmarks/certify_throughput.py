@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robustcli.allocator import keep_memory
 from robustcli.balls import Ball
 from robustcli.bounds.dual import dual
 from robustcli.evaluation.session import Selection, open_session
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    kept = keep_memory()  # for both sides; ROBUST_MALLOC=system leaves the allocator alone
     session = open_session(Selection(checkpoint=arguments.checkpoint, points=str(arguments.points), device="cpu"))
     index = torch.tensor(session.indices)
     points, labels = session.data.points(index), session.data.labels_tensor(index)
@@ -105,6 +107,7 @@ def main() -> None:
         "points": len(index),
         "eps": arguments.eps,
         "threads": arguments.threads,
+        "memory kept": kept,
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
     }

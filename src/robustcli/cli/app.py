@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from robustcli import __version__
+from robustcli.allocator import keep_memory
 from robustcli.cli import data, model, recipes, signals
 from robustcli.cli.attack import attack
 from robustcli.cli.bound_distance import bound_distance
@@ -76,6 +77,7 @@ def main() -> NoReturn:
     """Entry point of the `robust` program."""
     # OpenMP's threads spin while they wait: on a machine with other work that made small networks ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_memory()
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     signals.listen(signals.interrupt)
     code = run(sys.argv[1:])
