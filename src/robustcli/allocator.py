@@ -1,7 +1,7 @@
 """Keep freed memory instead of giving it back to the system after every tensor (glibc only).
 
 Large tensors are otherwise mapped and unmapped again and again, and every page is faulted in anew: that costs the
-bounds a third to half of their time. Switched off by ROBUST_MALLOC=system.
+bounds a third of their time (benchmarks/README.md). Switched off by ROBUST_MALLOC=system.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ def _root(
 
 def main() -> NoReturn:
     """Entry point of the `robust` program."""
-    # OpenMP's threads spin while they wait: on a machine with other work that made small networks ten times slower.
+    # OpenMP's threads spin while they wait. Beside other work that costs a factor of ten; without it, waiting passively
+    # costs a fifth (benchmarks/README.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_memory()
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115

@@ -47,7 +47,7 @@ class Certifier:
         settings: which bounds.
     """
 
-    batch_size = 8
+    batch_size = 16
 
     def __init__(self, network: Network, settings: Settings) -> None:
         self.network = network
