@@ -78,3 +78,52 @@ def randomised(description: dict[str, object], seed: int) -> Network:
         fan_in = max(weight[0].numel(), 1)
         weight.data = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * (1.5 / fan_in**0.5)
     return network
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> list[dict[str, object]]:
+    sizes = {"kernel": kernel, "stride": stride, "padding": padding}
+    return [{"type": "conv2d", "in": inputs, "out": outputs, **sizes}, {"type": "relu"}]
+
+
+def _head(*widths: int) -> list[dict[str, object]]:
+    layers: list[dict[str, object]] = [{"type": "flatten"}]
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [{"type": "linear", "in": inputs, "out": outputs}, {"type": "relu"}]
+    return layers[:-1]
+
+
+STACKS = {
+    "one convolution, 5x5": randomised(
+        {"input_shape": [2, 9, 9], "layers": [*_conv(2, 3, 5, 2, 2), *_head(3 * 25, 4)]}, 0
+    ),
+    "strides 1 and 2": randomised(
+        {"input_shape": [1, 6, 8], "layers": [*_conv(1, 2, 3, 1, 1), *_conv(2, 3, 4, 2, 1), *_head(36, 5, 4)]}, 1
+    ),
+    "four convolutions, two dense": randomised(
+        {
+            "input_shape": [2, 12, 12],
+            "layers": [
+                *_conv(2, 3, 3, 1, 1),
+                *_conv(3, 4, 4, 2, 1),
+                *_conv(4, 3, 3, 1, 1),
+                *_conv(3, 4, 4, 2, 1),
+                *_head(36, 7, 6, 4),
+            ],
+        },
+        2,
+    ),
+    "pooling": randomised(
+        {
+            "input_shape": [1, 8, 8],
+            "layers": [
+                *_conv(1, 3, 3, 1, 1)[:1],
+                {"type": "avgpool2d", "kernel": 2},
+                {"type": "relu"},
+                *_head(48, 6, 3),
+            ],
+        },
+        3,
+    ),
+    "no hidden layer": dense([3, 3]),
+}
+"""Networks for the code that tells stacks of layers apart, float64."""

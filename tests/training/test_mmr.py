@@ -9,9 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from robustcli.networks.network import Network
-from robustcli.norms import exponent
 from robustcli.recipes.methods import Conventions, MaximumMargin, NearestUnits
-from robustcli.regions.distances import region_distances
 from robustcli.training import mmr
 from robustcli.training.hinges import hinge, nearest_count, nearest_units, tie_offsets, warmup
 from robustcli.training.objective import Moment
@@ -40,12 +38,23 @@ def objective(network: Network, chosen: MaximumMargin, box: tuple[float, float] 
 def test_golden_values(norm: str) -> None:
     network, x, label = golden_network()
     gamma, boundary, by_others, by_classes = GOLDEN[norm]
-    (distances,) = region_distances(network, x, label, [exponent(norm)])
-    offsets = torch.zeros(7)
-    for divisor, decision in ((2, by_others), (3, by_classes)):
-        found = mmr.maximum_margin(distances, gamma, 3, divisor, offsets)
-        assert float(found[0]) == pytest.approx(boundary, abs=1e-6)
-        assert float(found[1]) == pytest.approx(decision, abs=1e-6)
+    for divisor, decision in (("others", by_others), ("classes", by_classes)):
+        nearest = NearestUnits(start=3 / 7, end=3 / 7)
+        conventions = Conventions(tie_noise=0, decision_divisor=divisor)
+        chosen = settings(norm, gamma=gamma, nearest=nearest, conventions=conventions)
+        parts = objective(network, chosen)(network, x, label, moment()).parts
+        assert float(parts["boundary"]) == pytest.approx(boundary, abs=1e-6)
+        assert float(parts["decision"]) == pytest.approx(decision, abs=1e-6)
+
+
+def test_without_boundaries_the_decision_term_alone() -> None:
+    """MMR-dD, the ablation of 000."""
+    network, x, label = golden_network()
+    alone = objective(network, settings(boundary=False))(network, x, label, moment())
+    both = objective(network, settings())(network, x, label, moment())
+    assert float(alone.parts["boundary"]) == 0
+    assert torch.equal(alone.parts["decision"], both.parts["decision"])
+    assert float(alone.total) < float(both.total)
 
 
 def test_the_loss_is_cross_entropy_plus_lambda_times_the_regulariser() -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from robustcli.recipes.methods import Conventions, MaximumMarginUniversal, NearestUnits
-from robustcli.regions.distances import RegionDistances, region_distances
 from robustcli.training.hinges import tie_offsets
 from robustcli.training.mmr_universal import MaximumMarginUniversal as Objective
-from robustcli.training.mmr_universal import universal_margin
 from robustcli.training.objective import Moment
 from tests.nets import convolutional, golden_network
 
@@ -26,23 +22,15 @@ def moment(epoch: int = 100) -> Moment:
     return Moment(epoch, 100, 0, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("divisor", "decision"), [(2, 0.942857), (3, 0.628571)])
+@pytest.mark.parametrize(("divisor", "decision"), [("others", 0.942857), ("classes", 0.628571)])
 @pytest.mark.parametrize("selection", ["union", "separate"])
-def test_golden_values(selection: str, divisor: int, decision: float) -> None:
-    one, infinite = region_distances(*golden_network(), [1.0, math.inf])
-    found = universal_margin(one, infinite, settings(selection=selection), 2, divisor, torch.zeros(7))
-    assert float(found[0]) == pytest.approx(2.730762, abs=1e-6)
-    assert float(found[1]) == pytest.approx(decision, abs=1e-6)
-
-
-def test_union_penalises_the_units_of_both_norms() -> None:
-    one = RegionDistances(torch.tensor([[0.1, 0.2, 0.3]]), torch.zeros(1, 0), 1.0)
-    infinite = RegionDistances(torch.tensor([[0.1, 0.05, 0.01]]), torch.zeros(1, 0), math.inf)
-    same = {"lmbd_l1": 1, "lmbd_linf": 1, "gamma_l1": 1, "gamma_linf": 1}
-    union, _ = universal_margin(one, infinite, settings(**same), 1, 3, torch.zeros(3))
-    assert float(union) == pytest.approx((0.9 + 0.7) + (0.9 + 0.99))
-    separate, _ = universal_margin(one, infinite, settings(**same, selection="separate"), 1, 3, torch.zeros(3))
-    assert float(separate) == pytest.approx(0.9 + 0.99)
+def test_golden_values(selection: str, divisor: str, decision: float) -> None:
+    network, x, label = golden_network()
+    conventions = Conventions(tie_noise=0, decision_divisor=divisor)
+    chosen = settings(selection=selection, nearest=NearestUnits(start=2 / 7, end=2 / 7), conventions=conventions)
+    parts = Objective(chosen, torch.zeros(7))(network, x, label, moment()).parts
+    assert float(parts["boundary"]) == pytest.approx(2.730762, abs=1e-6)
+    assert float(parts["decision"]) == pytest.approx(decision, abs=1e-6)
 
 
 def test_the_loss() -> None:

@@ -125,7 +125,7 @@ class Rows:
         cells = (y.view(-1, 1, 1) + offsets.view(-1, 1)) * columns + x.view(-1, 1, 1) + offsets
         canvas = self.values.new_zeros(len(self), channels, (height + top + bottom) * columns)
         index = cells.flatten(1).unsqueeze(1).expand(-1, channels, -1)
-        canvas = canvas.scatter(2, index, self.values.flatten(2)).view(len(self), channels, -1, columns)
+        canvas = canvas.scatter(2, index, self.values.flatten(2)).view(*canvas.shape[:2], height + top + bottom, columns)
         return Rows(self.image, canvas[:, :, top : top + height, left : left + width], self.shape)
 
     def through(self, block: Block) -> Rows:

@@ -60,6 +60,7 @@ class MaximumMargin(Strict):
     warmup_epochs: int = Field(10, ge=0, description="epochs over which lambda grows linearly")
     nearest: NearestUnits = NearestUnits()
     conventions: Conventions = Conventions()
+    boundary: bool = Field(True, description="false: the decision term alone, the ablation MMR-dD of 000 (Table 2)")
     adversarial: Adversarial | None = Field(None, description="MMR+AT: half of the batch attacked")
 
 
@@ -79,14 +80,23 @@ class MaximumMarginUniversal(Strict):
     conventions: Conventions = Conventions()
 
 
+class CrossLipschitz(Strict):
+    """Cross-entropy plus the mean squared l2 distance between input gradients of logits (000 appendix C)."""
+
+    name: Literal["cross-lipschitz"]
+    lmbd: NonNegative = Field(description="weight of the regulariser, lambda")
+
+
 Method = Annotated[
-    Plain | Adversarial | ConvexPolytope | MaximumMargin | MaximumMarginUniversal, Field(discriminator="name")
+    Plain | Adversarial | ConvexPolytope | MaximumMargin | MaximumMarginUniversal | CrossLipschitz,
+    Field(discriminator="name"),
 ]
 
 __all__ = [
     "Adversarial",
     "Conventions",
     "ConvexPolytope",
+    "CrossLipschitz",
     "MaximumMargin",
     "MaximumMarginUniversal",
     "Method",

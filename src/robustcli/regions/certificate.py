@@ -21,7 +21,7 @@ from robustcli.regions.affine import Region, decision_rows, unit_rows
 from robustcli.regions.box import box_distance
 from robustcli.regions.distances import least
 from robustcli.regions.rounding import Errors, gamma, region_errors
-from robustcli.regions.row_norms import MEMORY, decision_norms, hidden_norms
+from robustcli.regions.row_norms import MEMORY, all_norms
 
 FIRST_UNITS = 16  # hyperplanes looked at in the first round of the lazy minimum; doubled every round
 MOST_UNITS = 128
@@ -61,17 +61,19 @@ class Certificate:
         points: [B, *input_shape].
         labels: [B].
         errors: rounding errors.
+        memory: bytes for one piece of the computations; one image, or one hyperplane, is the smallest piece.
     """
 
     region: Region
     points: Tensor
     labels: Tensor
     errors: Errors
+    memory: int = MEMORY
 
     @classmethod
-    def of(cls, region: Region, points: Tensor, labels: Tensor) -> Certificate:
+    def of(cls, region: Region, points: Tensor, labels: Tensor, memory: int = MEMORY) -> Certificate:
         """For the regions `Region.of(network, points)` of a float64 network."""
-        return cls(region, points, labels, region_errors(region, points, labels))
+        return cls(region, points, labels, region_errors(region, points, labels), memory)
 
     @property
     def relative(self) -> float:
@@ -82,8 +84,7 @@ class Certificate:
     def unboxed(self, ps: Sequence[float]) -> list[tuple[RegionBound, Tensor]]:
         """The bound without box in several norms, each with the certified distances of all units [B, N]."""
         qs = [dual(p) for p in ps]
-        units = hidden_norms(self.region, qs)
-        decisions = decision_norms(self.region, self.labels, qs)
+        units, decisions = all_norms(self.region, self.labels, qs, memory=self.memory)
         values, margins, errors = self.region.hidden().abs(), self.region.margins(self.labels), self.errors
         found = []
         for unit, decision in zip(units, decisions, strict=True):
@@ -144,7 +145,7 @@ class Certificate:
         start, width = 0, FIRST_UNITS
         numbers = 3 * unboxed.element_size() * (count + self.points[0].numel())  # bytes of one unit of one point
         while len(active) and start < count:
-            width = max(1, min(width, MEMORY // (numbers * len(active))))
+            width = max(1, min(width, self.memory // (numbers * len(active))))
             units = order[active, start : start + width]
             rows = unit_rows(self.region.take(active), units).flatten(2)
             value, points = values[active].gather(1, units), self.points[active]

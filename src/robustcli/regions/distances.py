@@ -19,7 +19,7 @@ from torch import Tensor
 from robustcli.networks.network import Network
 from robustcli.norms import dual
 from robustcli.regions.affine import Region
-from robustcli.regions.row_norms import MEMORY, decision_norms, hidden_norms
+from robustcli.regions.row_norms import MEMORY, all_norms
 
 
 @dataclass(frozen=True)
@@ -53,36 +53,28 @@ def ratio(values: Tensor, norms: Tensor) -> Tensor:
 
 
 def region_distances(
-    network: Network,
-    points: Tensor,
-    labels: Tensor,
-    ps: Sequence[float],
-    *,
-    stabilise: float = 0.0,
-    memory: int = MEMORY,
+    network: Network, points: Tensor, labels: Tensor, ps: Sequence[float], *, memory: int = MEMORY
 ) -> list[RegionDistances]:
-    """Distances in several norms at once, differentiable in the weights (patterns constant).
+    """Distances in several norms at once, without gradients.
 
     Args:
         points: [B, *input_shape].
         labels: [B]; decision distances are those of this class.
         ps: exponents of the norms, each >= 1.
-        stabilise: width of the stabiliser of 000's code in training (0: exact).
         memory: bytes for one piece of the computation; does not change the values.
     Returns:
         one `RegionDistances` per exponent.
     """
-    return distances_of(Region.of(network, points), labels, ps, stabilise=stabilise, memory=memory)
+    return distances_of(Region.of(network, points), labels, ps, memory=memory)
 
 
+@torch.no_grad()
 def distances_of(
-    region: Region, labels: Tensor, ps: Sequence[float], *, stabilise: float = 0.0, memory: int = MEMORY
+    region: Region, labels: Tensor, ps: Sequence[float], *, floor: float = 0.0, memory: int = MEMORY
 ) -> list[RegionDistances]:
-    """The same for regions already built."""
-    qs = [dual(p) for p in ps]
+    """The same for regions already built; `floor` as in `row_norms.all_norms`."""
+    units, decisions = all_norms(region, labels, [dual(p) for p in ps], floor=floor, memory=memory)
     values, margins = region.hidden().abs(), region.margins(labels)
-    units = hidden_norms(region, qs, stabilise, memory)
-    decisions = decision_norms(region, labels, qs, stabilise, memory)
     return [
         RegionDistances(ratio(values, unit), ratio(margins, decision), p)
         for p, unit, decision in zip(ps, units, decisions, strict=True)

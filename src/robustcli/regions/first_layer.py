@@ -67,11 +67,11 @@ def power_sum(rows: Tensor, q: float, dim: int) -> Tensor:
     return torch.logsumexp(q * rows.abs().log(), dim)
 
 
-def combine(a: Tensor, b: Tensor, q: float) -> Tensor:
-    """The power sum of a row from the power sums of two pieces of it."""
+def combine(sums: Tensor, q: float, dim: int) -> Tensor:
+    """The power sums of whole rows from those of their pieces, which lie along a dimension."""
     if q in (1, 2):
-        return a + b
-    return torch.maximum(a, b) if math.isinf(q) else torch.logaddexp(a, b)
+        return sums.sum(dim)
+    return sums.amax(dim) if math.isinf(q) else torch.logsumexp(sums, dim)
 
 
 def root(sums: Tensor, q: float) -> Tensor:

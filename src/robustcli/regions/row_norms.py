@@ -1,199 +1,279 @@
 """Norms of the rows V_j^(l) of all hidden units, and of the decision rows V_y - V_s, on each point's region.
 
-The first layer's norms do not depend on the point. For the layers above, V^(l) is built in pieces that are reduced to
-power sums at once: forwards, by pushing input basis vectors through the masked layers (all units of a layer, some
-coordinates), or backwards, by pulling unit rows through the adjoints (some units, all coordinates), whichever takes
-fewer multiplications. Pieces are bounded in memory and recomputed in the gradient pass, so memory stays bounded there
-too. This is the plain form: every faster kernel must agree with it.
+Without gradients, for all rows at once, some images at a time. The first layer's norms are the same for every point.
+Above it V^(l+1) = W^(l+1) D^(l) V^(l) is pushed forwards: through convolutions on windows (`regions.windows`), through
+dense layers as rows over the whole input. Networks that are no plain stack of convolutions, then dense layers (pooling,
+two layers without a ReLU between) are pulled back unit by unit instead. Norms with gradients, for chosen rows, are in
+`regions.chosen_norms`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from robustcli.networks.network import Block
-from robustcli.regions.affine import Region, adjoint, decision_rows
+from robustcli.networks.network import Network
+from robustcli.regions.affine import Region, adjoint
+from robustcli.regions.effective import Convolution, Dense, effective
 from robustcli.regions.first_layer import combine, power_sum, root, row_norms
+from robustcli.regions.windows import Cells, FirstDense, Geometry, NextConvolution, SecondConvolution, first_cells
 
-MEMORY = 2**28  # bytes of the intermediate arrays of one piece
-COPIES = 3  # arrays alive per layer: values, masked values, their gradient
+MEMORY = 2**26  # bytes of the arrays of one piece: what the caches hold, measured (benchmarks/README.md)
 
-Stabilise = Callable[[Tensor], Tensor]
+UNITS = 16  # pulled back at once where nothing better is known
 
-
-def stabiliser(width: float) -> Stabilise:
-    """v + width where |v| < width, as in the code of 000 (there 1e-5, for the layers above a first convolution)."""
-    if width == 0:
-        return lambda rows: rows
-    return lambda rows: rows + width * (rows.detach().abs() < width).to(rows.dtype)
+Norms = list[Tensor]
+"""One tensor per exponent."""
 
 
-def hidden_norms(region: Region, qs: Sequence[float], stabilise: float = 0.0, memory: int = MEMORY) -> list[Tensor]:
-    """||V_j^(l)||_q of every hidden unit j, differentiable in the weights.
+def hidden_norms(region: Region, qs: Sequence[float], memory: int = MEMORY) -> Norms:
+    """||V_j^(l)||_q of every hidden unit, numbered layer after layer: one tensor [B, N] per exponent."""
+    return all_norms(region, None, qs, memory=memory)[0]
+
+
+def decision_norms(region: Region, labels: Tensor, qs: Sequence[float], memory: int = MEMORY) -> Norms:
+    """||V_y^(L+1) - V_s^(L+1)||_q for every s != y, s ascending: one tensor [B, K-1] per exponent."""
+    return all_norms(region, labels, qs, memory=memory)[1]
+
+
+@torch.no_grad()
+def all_norms(
+    region: Region, labels: Tensor | None, qs: Sequence[float], *, floor: float = 0.0, memory: int = MEMORY
+) -> tuple[Norms, Norms]:
+    """Norms of all hidden rows and of the decision rows.
 
     Args:
         region: regions of B points.
+        labels: [B], or None: then no decision norms.
         qs: exponents of the norms.
-        stabilise: width of the stabiliser on the layers above the first (0: exact norms).
-        memory: bytes for one piece.
+        floor: entries count at least this much, those beyond a unit's reach too (0: exact norms). It stands for the
+            stabiliser of training where units are only chosen: the two differ for entries inside (-floor, 0).
+        memory: bytes for the arrays of one piece (one image is the smallest piece).
     Returns:
-        one tensor [B, N] per exponent, units numbered layer after layer.
+        hidden norms, [B, N] per exponent, units numbered layer after layer;
+        decision norms, [B, K-1] per exponent, s ascending (none without labels).
     """
-    blocks = region.network.blocks
-    hidden = len(blocks) - 1
-    if not hidden:
-        return [region.values[0].new_zeros(region.size, 0) for _ in qs]
-    columns = [[row_norms(blocks[0], q).flatten().expand(region.size, -1)] for q in qs]
-    split = cheapest_split(blocks[:-1])
-    steady = stabiliser(stabilise)
-    layers = _forward_norms(region, split, qs, steady, memory)
-    layers += [_adjoint_norms(region, position, qs, steady, memory) for position in range(split, hidden)]
-    for norms in layers:
-        for column, norm in zip(columns, norms, strict=True):
-            column.append(norm)
-    return [torch.cat(column, 1) for column in columns]
+    network = region.network
+    sums = Sums(floor, math.prod(network.input_shape))
+    if labels is None and not network.hidden_units:
+        return [region.values[0].new_zeros(region.size, 0) for _ in qs], []
+    walk = walker(network, qs, sums, logits=labels is not None)
+    first = [row_norms(network.blocks[0], q).flatten() for q in qs] if network.hidden_units else []
+    hidden: list[list[Tensor]] = [[] for _ in qs]
+    decisions: list[list[Tensor]] = [[] for _ in qs]
+    step = max(1, memory // (walk.numbers * region.values[0].element_size()))
+    for start in range(0, region.size, step):
+        part = slice(start, start + step)
+        masks = [mask[part] for mask in region.masks]
+        layers, logits = walk(masks)
+        size = len(region.values[0][part])
+        for index in range(len(qs)):
+            parts = [first[index].expand(size, -1)] if first else []
+            own = [*parts, *(norms[index] for norms in layers)]
+            hidden[index].append(torch.cat(own, 1) if own else region.values[0].new_zeros(size, 0))
+        if labels is not None:
+            for column, q in zip(decisions, qs, strict=True):
+                rows = differences(logits.expand(size, -1, -1), labels[part])
+                column.append(sums.whole(rows, q))
+    empty: Norms = []
+    return [torch.cat(c) for c in hidden], [torch.cat(c) for c in decisions] if labels is not None else empty
 
 
-def decision_norms(
-    region: Region, labels: Tensor, qs: Sequence[float], stabilise: float = 0.0, memory: int = MEMORY
-) -> list[Tensor]:
-    """||V_y^(L+1) - V_s^(L+1)||_q for every s != y, s ascending: one tensor [B, K-1] per exponent."""
-    blocks = region.network.blocks
-    per_image = region.network.classes * (_numbers(blocks) + math.prod(region.network.input_shape))
-    count = max(1, memory // (per_image * _bytes(region)))
-
-    def piece(start: int) -> tuple[Tensor, ...]:
-        part = region.take(slice(start, start + count))
-        rows = decision_rows(part, labels[start : start + count]).flatten(2)
-        if stabilise:  # the code of 000 takes |.| first
-            rows = stabiliser(stabilise)(rows.abs())
-        return tuple(root(power_sum(rows, q, -1), q) for q in qs)
-
-    pieces = [_recomputed(piece, count < region.size, start) for start in range(0, region.size, count)]
-    return [torch.cat(column) for column in zip(*pieces, strict=True)]
+def differences(rows: Tensor, labels: Tensor) -> Tensor:
+    """rows_y - rows_s for every s != y, s ascending: [n, K, d] -> [n, K-1, d]."""
+    count, classes = rows.shape[:2]
+    everyone = torch.arange(classes, device=labels.device).expand(count, classes)
+    others = everyone[everyone != labels.unsqueeze(1)].view(count, classes - 1)
+    images = torch.arange(count, device=labels.device)
+    return rows[images, labels].unsqueeze(1) - rows[images.unsqueeze(1), others]
 
 
-def products(block: Block) -> int:
-    """Multiplications of one application of the block or of its adjoint."""
-    return sum(math.prod(layer.out_shape) * layer.fan_in for layer in block.layers)
+@dataclass(frozen=True)
+class Sums:
+    """Power sums of entries raised to `floor` in size, for rows of `inputs` entries (see `all_norms`)."""
+
+    floor: float
+    inputs: int
+
+    def __call__(self, rows: Tensor, q: float, dim: int) -> Tensor:
+        """Over a dimension of stored entries (see `first_layer.power_sum`)."""
+        return power_sum(rows.abs().clamp_(min=self.floor) if self.floor else rows, q, dim)
+
+    def whole(self, rows: Tensor, q: float) -> Tensor:
+        """Norms of rows [..., d]."""
+        return self.norm(self(rows, q, -1), q, rows.shape[-1])
+
+    def norm(self, sums: Tensor, q: float, stored: int) -> Tensor:
+        """Norms from the power sums of the stored entries (zeros beyond the image among them)."""
+        absent = self.inputs - stored
+        if self.floor == 0 or absent == 0:
+            return root(sums, q)
+        if math.isinf(q):
+            return sums.clamp(min=self.floor)
+        if q in (1, 2):
+            return root(sums + absent * self.floor**q, q)
+        return root((sums.exp() + absent * self.floor**q).log(), q)
 
 
-def cheapest_split(hidden: Sequence[Block]) -> int:
-    """How many hidden layers to build forwards (at least the first, whose norms are known); the others go backwards.
+class Walk(Protocol):
+    """One pass over the layers for some images."""
 
-    Forwards costs d products of every layer above the first, shared by all of them; backwards costs, for layer l,
-    one product of every layer below per unit of l.
+    numbers: int
+    """How many numbers it keeps for one image."""
+
+    def __call__(self, masks: Sequence[Tensor]) -> tuple[list[Norms], Tensor]:
+        """Norms [n, units] per exponent of each hidden layer above the first, and V of the logits [n or 1, K, d]
+        (columns in any order, with zero columns beyond the image; empty when not asked for)."""
+        ...
+
+
+def walker(network: Network, qs: Sequence[float], sums: Sums, *, logits: bool) -> Walk:
+    """The cheapest pass the network's layers allow."""
+    stack = [effective(block) for block in network.blocks]
+    convolutions = [layer for layer in stack if isinstance(layer, Convolution)]
+    dense = [layer for layer in stack if isinstance(layer, Dense)]
+    if stack == [*convolutions, *dense]:
+        return Forwards(convolutions, dense if logits else dense[:-1], qs, sums, logits)
+    return Backwards(network, qs, sums, logits)
+
+
+class Forwards:
+    """V pushed from the input to the logits.
+
+    Args:
+        convolutions, dense: the layers in order.
+        logits: whether the last dense layer gives the logits; else it is hidden like the others.
     """
-    inputs = math.prod(hidden[0].in_shape)
-    work = [products(block) for block in hidden]
 
-    def cost(split: int) -> int:
-        forwards = inputs * sum(work[1:split])
-        return forwards + sum(hidden[above].units * sum(work[:above]) for above in range(split, len(hidden)))
+    def __init__(
+        self,
+        convolutions: Sequence[Convolution],
+        dense: Sequence[Dense],
+        qs: Sequence[float],
+        sums: Sums,
+        logits: bool,
+    ) -> None:
+        self.qs, self.sums = qs, sums
+        self.blocks = len(convolutions) + len(dense)
+        self.hidden = self.blocks - logits
+        self.maps: list[SecondConvolution | NextConvolution] = []
+        self.unfold: FirstDense | None = None
+        self.filters: Cells = {}
+        self.dense = list(dense)
+        if convolutions:
+            geometry = Geometry.first(convolutions[0])
+            self.filters = first_cells(convolutions[0])
+            for place, layer in enumerate(convolutions[1:]):
+                above = NextConvolution(geometry, layer) if place else SecondConvolution(convolutions[0], layer)
+                self.maps.append(above)
+                geometry = above.geometry
+            if dense:
+                self.unfold = FirstDense(geometry, self.dense.pop(0))
+        windows = [math.prod(step.layer.out_shape) * step.geometry.size for step in self.maps]
+        widest = max([layer.weight.shape[0] for layer in dense], default=1)
+        self.numbers = 3 * sum(sorted(windows)[-2:]) + 3 * sums.inputs * widest
 
-    return min(range(1, len(hidden) + 1), key=cost)
+    def __call__(self, masks: Sequence[Tensor]) -> tuple[list[Norms], Tensor]:
+        found: list[Norms] = []
+        rest = list(self.dense)
+        rows = self._through_windows(masks, found) if self.filters else rest.pop(0).weight.unsqueeze(0)
+        for layer, block in zip(rest, range(self.blocks - len(rest), self.blocks), strict=True):
+            active = layer.weight * masks[block - 1].flatten(1).unsqueeze(1)
+            if len(rows) == 1:  # V of the first layer, the same for every image
+                rows = (active.flatten(0, 1) @ rows[0]).view(*active.shape[:2], -1)
+            else:
+                rows = torch.bmm(active, rows)
+            if block < self.hidden:
+                found.append([self.sums.whole(rows, q) for q in self.qs])
+        return found, rows
+
+    def _through_windows(self, masks: Sequence[Tensor], found: list[Norms]) -> Tensor:
+        """Rows of the first dense layer [n, units, d], norms of all layers up to it added to `found`."""
+        cells, images = self.filters, len(masks[0])
+        room = None if self.unfold is None else self.unfold.room(images)
+        for place, step in enumerate(self.maps):
+            windows = WindowSums(step.geometry, self.qs, self.sums)
+            above: Cells = {}
+            for cell, value in step(cells, masks[place]):
+                windows.add(value)
+                if place + 1 < len(self.maps):
+                    above[cell] = value
+                elif self.unfold is not None and room is not None:
+                    self.unfold.place(room, cell, value, masks[place + 1])
+            cells = above
+            found.append(windows.norms())
+        if self.unfold is None or room is None:
+            return masks[0].new_zeros(images, 0, 0)
+        if not self.maps:
+            for cell, value in cells.items():
+                self.unfold.place(room, cell, value, masks[0])
+        parts = self.unfold(room)
+        if len(self.maps) + 1 < self.hidden:
+            found.append(self._norms(parts))
+        return torch.cat([part.permute(1, 3, 0, 2).flatten(2) for part in parts], 2)
+
+    def _norms(self, parts: Sequence[Tensor]) -> Norms:
+        """Norms from rows [cells, n, pixels, units] in several parts."""
+        stored = sum(part.shape[0] * part.shape[2] for part in parts)
+        norms = []
+        for q in self.qs:
+            pieces = torch.stack([combine(self.sums(part, q, 2), q, 0) for part in parts])
+            norms.append(self.sums.norm(combine(pieces, q, 0), q, stored))
+        return norms
 
 
-def _forward_norms(
-    region: Region, split: int, qs: Sequence[float], steady: Stabilise, memory: int
-) -> list[list[Tensor]]:
-    """Norms for hidden layers 2..split, one list over qs per layer."""
-    if split < 2:
-        return []
-    blocks = region.network.blocks[:split]
-    inputs = math.prod(region.network.input_shape)
-    pairs = max(1, memory // (_numbers(blocks) * _bytes(region)))
-    parts, several = list(_pieces(region.size, inputs, pairs)), pairs < region.size * inputs
+class WindowSums:
+    """Norms of the windows of one layer, gathered cell by cell."""
 
-    def piece(images: slice, columns: slice) -> tuple[Tensor, ...]:
-        basis = _basis(inputs, columns, region.values[0]).view(-1, *blocks[0].in_shape)
-        images_count, sums = len(range(region.size)[images]), []
-        # image of the basis under the first layer: the same for every point of the piece
-        v = blocks[0].linear(basis).unsqueeze(0)
-        for block, mask in zip(blocks[1:], region.masks, strict=False):
-            v = v * mask[images].unsqueeze(1)
-            v = block.linear(v.flatten(0, 1)).view(images_count, len(basis), *block.out_shape)
-            steadied = steady(v.flatten(2))
-            sums += [power_sum(steadied, q, 1) for q in qs]
-        return tuple(sums)
+    def __init__(self, geometry: Geometry, qs: Sequence[float], sums: Sums) -> None:
+        self.geometry, self.qs, self.sums = geometry, qs, sums
+        self.found: Norms = []
 
-    rows = _gathered(parts, piece, several, [q for _ in blocks[1:] for q in qs])
-    return [rows[start : start + len(qs)] for start in range(0, len(rows), len(qs))]
+    def add(self, cell: Tensor) -> None:
+        """V on one cell, [rows, columns, n, pixels, channels]."""
+        new = [self.sums(cell, q, 3) for q in self.qs]
+        if self.found:
+            new = [combine(torch.stack(pair), q, 0) for *pair, q in zip(self.found, new, self.qs, strict=True)]
+        self.found = new
+
+    def norms(self) -> Norms:
+        """[n, units] per exponent."""
+        whole = [self.sums.norm(sums, q, self.geometry.size) for sums, q in zip(self.found, self.qs, strict=True)]
+        return [norm.permute(2, 3, 0, 1).flatten(1) for norm in whole]
 
 
-def _adjoint_norms(region: Region, position: int, qs: Sequence[float], steady: Stabilise, memory: int) -> list[Tensor]:
-    """Norms for the hidden layer at `position`, one tensor [B, units] per q."""
-    blocks = region.network.blocks[: position + 1]
-    numbers = _numbers(blocks[:-1]) + math.prod(region.network.input_shape)
-    pairs = max(1, memory // (numbers * _bytes(region)))
-    units, several = blocks[-1].units, pairs < region.size * blocks[-1].units
-    found: list[list[Tensor]] = [[] for _ in qs]
+class Backwards:
+    """V of every unit pulled back from its layer: any stack of layers."""
 
-    def piece(images: slice, chosen: slice) -> tuple[Tensor, ...]:
-        one_hot = _basis(units, chosen, region.values[0]).view(1, -1, *blocks[-1].out_shape)
-        rows = adjoint(blocks[-1], one_hot)  # the same for every point of the piece
+    def __init__(self, network: Network, qs: Sequence[float], sums: Sums, logits: bool) -> None:
+        self.blocks, self.qs, self.sums, self.logits = network.blocks, qs, sums, logits
+        self.numbers = 3 * (sum(block.units for block in self.blocks) + sums.inputs)
+
+    def __call__(self, masks: Sequence[Tensor]) -> tuple[list[Norms], Tensor]:
+        hidden = len(self.blocks) - 1
+        found = [self._layer(position, masks) for position in range(1, hidden)]
+        logits = self._rows(hidden, masks, slice(None)) if self.logits else masks[0].new_zeros(len(masks[0]), 0, 0)
+        return found, logits
+
+    def _layer(self, position: int, masks: Sequence[Tensor]) -> Norms:
+        norms: list[list[Tensor]] = [[] for _ in self.qs]
+        for start in range(0, self.blocks[position].units, UNITS):
+            rows = self._rows(position, masks, slice(start, start + UNITS))
+            for column, q in zip(norms, self.qs, strict=True):
+                column.append(self.sums.whole(rows, q))
+        return [torch.cat(column, 1) for column in norms]
+
+    def _rows(self, position: int, masks: Sequence[Tensor], units: slice) -> Tensor:
+        """V of some outputs of the block at `position`: [n, units, d]."""
+        block = self.blocks[position]
+        like = masks[0] if masks else next(block.layers[0].parameters())
+        one_hot = torch.eye(block.units, dtype=like.dtype, device=like.device)[units]
+        rows = adjoint(block, one_hot.view(1, -1, *block.out_shape))
         for below in reversed(range(position)):
-            rows = adjoint(blocks[below], rows * region.masks[below][images].unsqueeze(1))
-        rows = steady(rows.flatten(2))
-        return tuple(root(power_sum(rows, q, -1), q) for q in qs)
-
-    by_images: dict[int, list[tuple[Tensor, ...]]] = {}
-    for images, chosen in _pieces(region.size, units, pairs):
-        by_images.setdefault(images.start, []).append(_recomputed(piece, several, images, chosen))
-    for parts in by_images.values():
-        for column, pieces in zip(found, zip(*parts, strict=True), strict=True):
-            column.append(torch.cat(pieces, 1))
-    return [torch.cat(column) for column in found]
-
-
-def _gathered(
-    parts: Sequence[tuple[slice, slice]], piece: Callable[..., tuple[Tensor, ...]], several: bool, kinds: list[float]
-) -> list[Tensor]:
-    """Power sums of all pieces combined over coordinates, then stacked over images and rooted."""
-    by_images: dict[int, tuple[Tensor, ...]] = {}
-    for images, columns in parts:
-        sums = _recomputed(piece, several, images, columns)
-        before = by_images.get(images.start)
-        if before is not None:
-            sums = tuple(combine(a, b, q) for a, b, q in zip(before, sums, kinds, strict=True))
-        by_images[images.start] = sums
-    stacked = [torch.cat(column) for column in zip(*by_images.values(), strict=True)]
-    return [root(sums, q) for sums, q in zip(stacked, kinds, strict=True)]
-
-
-def _recomputed(piece: Callable[..., tuple[Tensor, ...]], several: bool, *where: Any) -> tuple[Tensor, ...]:
-    """One piece; when there are several of them, its intermediate arrays are recomputed for the gradient."""
-    if several and torch.is_grad_enabled():
-        found: tuple[Tensor, ...] = checkpoint(piece, *where, use_reentrant=False, preserve_rng_state=False)
-        return found
-    return piece(*where)
-
-
-def _pieces(images: int, others: int, pairs: int) -> Iterator[tuple[slice, slice]]:
-    """Rectangles of at most about `pairs` (image, coordinate) pairs: whole images first, else slices of one."""
-    step = max(1, min(images, pairs // others))
-    width = min(others, max(1, pairs)) if step == 1 else others
-    for start in range(0, images, step):
-        for left in range(0, others, width):
-            yield slice(start, min(start + step, images)), slice(left, min(left + width, others))
-
-
-def _basis(size: int, chosen: slice, like: Tensor) -> Tensor:
-    """Unit vectors `chosen` of `size` dimensions, as rows."""
-    index = torch.arange(size, device=like.device)[chosen]
-    return like.new_zeros(len(index), size).scatter_(1, index.unsqueeze(1), 1.0)
-
-
-def _numbers(blocks: Sequence[Block]) -> int:
-    """Numbers alive per pushed or pulled vector."""
-    return COPIES * sum(block.units for block in blocks)
-
-
-def _bytes(region: Region) -> int:
-    return region.values[0].element_size()
+            rows = adjoint(self.blocks[below], rows * masks[below].unsqueeze(1))
+        return rows.flatten(2)

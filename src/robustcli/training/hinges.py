@@ -59,13 +59,3 @@ def nearest_units(distances: Tensor, count: int, offsets: Tensor) -> Tensor:
     keyed = distances + offsets.to(distances)
     chosen = keyed.topk(min(count, keyed.shape[1]), dim=1, largest=False).indices
     return torch.zeros_like(keyed, dtype=torch.bool).scatter_(1, chosen, True)
-
-
-def boundary_term(distances: Tensor, chosen: Tensor, gamma: float, count: int) -> Tensor:
-    """(1/k_B) sum of the hinges of the chosen units: [B]."""
-    return torch.where(chosen, hinge(distances, gamma), 0.0).sum(1) / count
-
-
-def decision_term(distances: Tensor, gamma: float, divisor: int) -> Tensor:
-    """(1/k_D) sum over s != y of the hinges of the signed decision distances: [B]."""
-    return hinge(distances, gamma).sum(1) / divisor

@@ -4,9 +4,9 @@
     kMMR(x, y) = 1/k_B  sum over the k_B nearest units of   [1 - d_B / gamma]_+
                + 1/k_D  sum over the classes s != y of      [1 - d_D,s / gamma]_+
 
-d_B and d_D are distances to the boundaries of the linear region and to the decision hyperplanes (`regions.distances`).
-Gradients flow through numerators and norms; patterns and the choice of units are constants. For MMR+AT both terms are
-taken on a batch whose first part is attacked (000 appendix B.1).
+d_B and d_D are distances to the boundaries of the linear region and to the decision hyperplanes (`training.margin`).
+With `boundary: false` the first sum is left out (MMR-dD, the ablation of 000). For MMR+AT both terms are taken on a
+batch whose first part is attacked (000 appendix B.1).
 """
 
 from __future__ import annotations
@@ -23,37 +23,10 @@ from robustcli.norms import exponent
 from robustcli.recipes.methods import MaximumMargin as Settings
 from robustcli.recipes.model import Recipe
 from robustcli.regions.affine import Region
-from robustcli.regions.distances import RegionDistances, distances_of
 from robustcli.training.adversarial import Box, attacked_batch, radii
-from robustcli.training.hinges import (
-    boundary_term,
-    decision_divisor,
-    decision_term,
-    nearest_count,
-    nearest_units,
-    tie_offsets,
-    warmup,
-)
+from robustcli.training.hinges import decision_divisor, nearest_count, tie_offsets, warmup
+from robustcli.training.margin import Hinge, Margin
 from robustcli.training.objective import Loss, Moment, Objective
-
-
-def maximum_margin(
-    distances: RegionDistances, gamma: float, count: int, divisor: int, offsets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Both terms of kMMR per point, [B] each: region boundaries and decision boundaries.
-
-    Args:
-        distances: of B points.
-        gamma: gamma_B = gamma_D.
-        count: k_B.
-        divisor: k_D.
-        offsets: tie-breaking constants [N].
-    """
-    chosen = nearest_units(distances.boundary, count, offsets)
-    return (
-        boundary_term(distances.boundary, chosen, gamma, count),
-        decision_term(distances.decision, gamma, divisor),
-    )
 
 
 @dataclass(frozen=True)
@@ -82,11 +55,15 @@ class MaximumMargin:
         weight = settings.lmbd * warmup(settings.warmup_epochs, moment)
         if weight == 0:
             return Loss(entropy, logits, {"ce": entropy})
-        stabilise = settings.conventions.stabiliser
-        (distances,) = distances_of(region, labels, [exponent(settings.norm)], stabilise=stabilise)
-        count = nearest_count(network.hidden_units, settings.nearest, moment)
-        divisor = decision_divisor(settings.conventions, network.classes)
-        boundary, decision = maximum_margin(distances, settings.gamma, count, divisor, self.offsets)
+        margin = Margin(
+            hinges=[Hinge(exponent(settings.norm), settings.gamma)],
+            count=nearest_count(network.hidden_units, settings.nearest, moment),
+            divisor=decision_divisor(settings.conventions, network.classes),
+            offsets=self.offsets,
+            stabiliser=settings.conventions.stabiliser,
+            boundary=settings.boundary,
+        )
+        boundary, decision = margin(region, labels)
         boundary, decision = boundary.mean(), decision.mean()
         total = entropy + weight * (boundary + decision)
         return Loss(total, logits, {"ce": entropy, "boundary": boundary, "decision": decision})

@@ -11,7 +11,6 @@ hinges; `separate` (the text) takes for each norm its own k_B nearest.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,52 +20,11 @@ from robustcli.networks.network import Network
 from robustcli.recipes.methods import MaximumMarginUniversal as Settings
 from robustcli.recipes.model import Recipe
 from robustcli.regions.affine import Region
-from robustcli.regions.distances import RegionDistances, distances_of
-from robustcli.training.hinges import (
-    boundary_term,
-    decision_divisor,
-    decision_term,
-    nearest_count,
-    nearest_units,
-    tie_offsets,
-    warmup,
-)
+from robustcli.training.hinges import decision_divisor, nearest_count, tie_offsets, warmup
+from robustcli.training.margin import Hinge, Margin, Selection, own, union
 from robustcli.training.objective import Loss, Moment, Objective
 
-
-def _union(one: Tensor, infinite: Tensor) -> tuple[Tensor, Tensor]:
-    both = one | infinite
-    return both, both
-
-
-def _separate(one: Tensor, infinite: Tensor) -> tuple[Tensor, Tensor]:
-    return one, infinite
-
-
-SELECTIONS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {"union": _union, "separate": _separate}
-"""From the units nearest in l1 and in linf to those penalised in l1 and in linf."""
-
-
-def universal_margin(
-    one: RegionDistances, infinite: RegionDistances, settings: Settings, count: int, divisor: int, offsets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Both terms of the regulariser per point, [B] each, the lambdas included: region and decision boundaries.
-
-    Args:
-        one, infinite: distances of B points in l1 and linf.
-        settings: lambdas, gammas, selection.
-        count: k_B.
-        divisor: k_D.
-        offsets: tie-breaking constants [N].
-    """
-    chosen = SELECTIONS[settings.selection](
-        nearest_units(one.boundary, count, offsets), nearest_units(infinite.boundary, count, offsets)
-    )
-    boundary = settings.lmbd_l1 * boundary_term(one.boundary, chosen[0], settings.gamma_l1, count)
-    boundary = boundary + settings.lmbd_linf * boundary_term(infinite.boundary, chosen[1], settings.gamma_linf, count)
-    decision = settings.lmbd_l1 * decision_term(one.decision, settings.gamma_l1, divisor)
-    decision = decision + settings.lmbd_linf * decision_term(infinite.decision, settings.gamma_linf, divisor)
-    return boundary, decision
+SELECTIONS: dict[str, Selection] = {"union": union, "separate": own}
 
 
 @dataclass(frozen=True)
@@ -84,10 +42,18 @@ class MaximumMarginUniversal:
         weight = warmup(settings.warmup_epochs, moment)
         if settings.lmbd_l1 == 0 and settings.lmbd_linf == 0:
             return Loss(entropy, logits, {"ce": entropy})
-        one, infinite = distances_of(region, labels, [1.0, math.inf], stabilise=settings.conventions.stabiliser)
-        count = nearest_count(network.hidden_units, settings.nearest, moment)
-        divisor = decision_divisor(settings.conventions, network.classes)
-        boundary, decision = universal_margin(one, infinite, settings, count, divisor, self.offsets)
+        margin = Margin(
+            hinges=[
+                Hinge(1.0, settings.gamma_l1, settings.lmbd_l1),
+                Hinge(math.inf, settings.gamma_linf, settings.lmbd_linf),
+            ],
+            count=nearest_count(network.hidden_units, settings.nearest, moment),
+            divisor=decision_divisor(settings.conventions, network.classes),
+            offsets=self.offsets,
+            selection=SELECTIONS[settings.selection],
+            stabiliser=settings.conventions.stabiliser,
+        )
+        boundary, decision = margin(region, labels)
         boundary, decision = boundary.mean(), decision.mean()
         total = entropy + weight * (boundary + decision)
         return Loss(total, logits, {"ce": entropy, "boundary": boundary, "decision": decision})

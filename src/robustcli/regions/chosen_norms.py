@@ -1,0 +1,123 @@
+"""Norms of chosen rows V_j^(l) and V_y - V_s, differentiable in the weights (patterns constant).
+
+Training penalises only the few hyperplanes nearest to a point. Their rows alone are pulled back with gradients, all
+that meet at a layer together: as windows behind convolutions, whole behind dense layers (`networks.rows`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from robustcli.networks.rows import Rows
+from robustcli.regions.affine import Region
+from robustcli.regions.first_layer import power_sum, root, row_norms
+
+
+@dataclass(frozen=True)
+class Hyperplanes:
+    """Chosen hidden units of some points, and chosen decision hyperplanes.
+
+    Args:
+        image, unit: [n] each; units numbered layer after layer.
+        decision_image: [m].
+        decisions: functionals of the logits e_y - e_s, [m, K].
+    """
+
+    image: Tensor
+    unit: Tensor
+    decision_image: Tensor
+    decisions: Tensor
+
+
+def chosen_norms(
+    region: Region, chosen: Hyperplanes, qs: Sequence[float], width: float = 0.0
+) -> tuple[list[Tensor], list[Tensor]]:
+    """||V_j||_q of the hidden units and ||V_y - V_s||_q of the decision hyperplanes.
+
+    Args:
+        region: regions of B points.
+        chosen: n units and m decision hyperplanes.
+        qs: exponents of the norms; gradients are finite for 1, 2 and inf.
+        width: of the stabiliser, v -> v + width where |v| < width, on all rows above the first layer (the code of 000
+            has 1e-5 for convolutional networks, entries beyond a unit's reach included; its text has none).
+    Returns:
+        one tensor [n] and one tensor [m] per exponent.
+    """
+    count, network = len(chosen.unit), region.network
+    inputs = math.prod(network.input_shape)
+    where, pieces = pulled_back(region, chosen)
+    first = (chosen.unit < network.blocks[0].units).nonzero().squeeze(1) if network.hidden_units else where[:0]
+    order = torch.cat([first, where]).argsort()
+    hidden, decisions = [], []
+    for q in qs:
+        parts = [row_norms(network.blocks[0], q).flatten()[chosen.unit[first]]] if len(first) else []
+        parts += [_norms(rows, own, count, q, width, inputs) for own, rows in pieces]
+        norms = torch.cat(parts)[order] if parts else region.values[-1].new_zeros(0)
+        hidden.append(norms[:count])
+        decisions.append(norms[count:])
+    return hidden, decisions
+
+
+def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple[Tensor, Rows]]]:
+    """Rows of V at the input for all chosen hyperplanes above the first layer.
+
+    Returns:
+        which ones they are (n + s for decision hyperplane s), [k], and the same in pieces with their rows.
+    """
+    blocks, masks = region.network.blocks, region.masks
+    image, unit = chosen.image, chosen.unit
+    numbers = torch.arange(len(unit) + len(chosen.decision_image), device=image.device)
+    whole = numbers[len(unit) :]
+    carried = Rows(chosen.decision_image, chosen.decisions, blocks[-1].out_shape)
+    ends = list(accumulate(block.units for block in blocks[:-1]))
+    windows: list[tuple[Tensor, Rows]] = []
+    for level in reversed(range(len(blocks))):
+        block = blocks[level]
+        if level < len(blocks) - 1:
+            carried = carried.times(masks[level])
+        carried = carried.through(block)
+        own = numbers[:0]
+        if 0 < level < len(blocks) - 1:
+            own = ((unit >= ends[level - 1]) & (unit < ends[level])).nonzero().squeeze(1)
+        if len(own):
+            new = Rows.units(block.out_shape, image[own], unit[own] - ends[level - 1], carried.values.dtype).through(
+                block
+            )
+            if new.window is not None:
+                windows.append((own, _to_input(region, new, level)))
+            else:
+                whole = torch.cat([whole, own])
+                carried = Rows(
+                    torch.cat([carried.image, new.image]), torch.cat([carried.values, new.values]), new.shape
+                )
+    pieces = [piece for piece in [*windows, (whole, carried)] if len(piece[0])]
+    return torch.cat([own for own, _ in pieces]) if pieces else numbers[:0], pieces
+
+
+def _to_input(region: Region, rows: Rows, level: int) -> Rows:
+    """Rows acting on the input of block `level`, as rows acting on the network's input."""
+    for below in reversed(range(level)):
+        rows = rows.times(region.masks[below]).through(region.network.blocks[below])
+    return rows.inside()
+
+
+def _norms(rows: Rows, own: Tensor, count: int, q: float, width: float, inputs: int) -> Tensor:
+    """Norms of rows at the input; `own` >= count marks decision rows."""
+    values = rows.values.flatten(1)
+    if width == 0:
+        return root(power_sum(values, q, 1), q)
+    # The code of 000 stabilises |V_y - V_s|, but V_j itself.
+    values = torch.where((own < count).unsqueeze(1), values, values.abs())
+    values = torch.where(values.detach().abs() < width, values + width, values)
+    sums, absent = power_sum(values, q, 1), inputs - values.shape[1]
+    if q in (1, 2):
+        return root(sums + absent * width**q, q)
+    if math.isinf(q):
+        return sums.clamp(min=width) if absent > 0 else sums
+    return root((sums.exp() + absent * width**q).log(), q)

@@ -1,0 +1,63 @@
+"""Blocks of one convolution or linear layer with scaling layers around it, as that layer alone with scaled weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustcli.networks.layers import Affine, Conv2d, Diagonal, Flatten, Linear, Shape
+from robustcli.networks.network import Block
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A zero-padded convolution: weight [O, I, k, k], differentiable in the block's weights; the bias left aside."""
+
+    weight: Tensor
+    stride: int
+    padding: int
+    in_shape: Shape
+    out_shape: Shape
+
+    @property
+    def kernel(self) -> int:
+        """k."""
+        return self.weight.shape[2]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A matrix on flattened inputs: weight [O, I], differentiable in the block's weights; the bias left aside."""
+
+    weight: Tensor
+    in_shape: Shape
+    out_shape: Shape
+
+
+def effective(block: Block) -> Convolution | Dense | None:
+    """The linear part of the block as one layer; None when it has several, or a convolution beside a flattening."""
+    weighted = [layer for layer in block.layers if not isinstance(layer, Diagonal | Flatten)]
+    if len(weighted) != 1:
+        return None
+    (layer,) = weighted
+    place = block.layers.index(layer)
+    if isinstance(layer, Linear):
+        before = _scale(block.layers[:place], block.in_shape, layer.weight)
+        after = _scale(block.layers[place + 1 :], layer.out_shape, layer.weight)
+        return Dense(after.view(-1, 1) * layer.weight * before.view(1, -1), block.in_shape, block.out_shape)
+    if not isinstance(layer, Conv2d) or any(isinstance(other, Flatten) for other in block.layers):
+        return None
+    # Scaling layers on maps scale whole channels, so the first pixel of a channel stands for all.
+    before = _scale(block.layers[:place], block.in_shape, layer.weight)[:, :1, :1]
+    after = _scale(block.layers[place + 1 :], layer.out_shape, layer.weight)[:, :1, :1]
+    weight = after.unsqueeze(1) * layer.weight * before
+    return Convolution(weight, layer.stride, layer.padding, block.in_shape, block.out_shape)
+
+
+def _scale(layers: tuple[Affine, ...], shape: Shape, like: Tensor) -> Tensor:
+    """The product of the scaling layers on maps of `shape`, in the shape the last of them gives out."""
+    scale = like.new_ones(1, *shape)
+    for layer in layers:
+        scale = layer.linear(scale)
+    return scale.squeeze(0)
