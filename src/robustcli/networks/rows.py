@@ -125,7 +125,9 @@ class Rows:
         cells = (y.view(-1, 1, 1) + offsets.view(-1, 1)) * columns + x.view(-1, 1, 1) + offsets
         canvas = self.values.new_zeros(len(self), channels, (height + top + bottom) * columns)
         index = cells.flatten(1).unsqueeze(1).expand(-1, channels, -1)
-        canvas = canvas.scatter(2, index, self.values.flatten(2)).view(*canvas.shape[:2], height + top + bottom, columns)
+        canvas = canvas.scatter(2, index, self.values.flatten(2)).view(
+            *canvas.shape[:2], height + top + bottom, columns
+        )
         return Rows(self.image, canvas[:, :, top : top + height, left : left + width], self.shape)
 
     def through(self, block: Block) -> Rows:
@@ -143,8 +145,14 @@ class Rows:
             return replace(self, values=self.values * scale)
         if isinstance(layer, Conv2d) and self.window is not None and self._window_pays(layer):
             return self._through_window(layer)
-        whole = self.dense()
-        return Rows(self.image, layer.adjoint(whole.values), layer.in_shape)
+        values = self.dense().values
+        if isinstance(layer, Conv2d):
+            # Compiled convolutions are kept by shape: with row counts of four leading bits their number stays small.
+            spare = -len(values) % (1 << max(0, len(values).bit_length() - 4))
+            values = layer.adjoint(F.pad(values, [0, 0] * 3 + [0, spare]))[: len(self)]
+        else:
+            values = layer.adjoint(values)
+        return Rows(self.image, values, layer.in_shape)
 
     def _window_pays(self, layer: Conv2d) -> bool:
         """Whether the shared matrix costs less than the convolution's adjoint over the whole map."""

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from robustcli.networks.rows import Rows
 from robustcli.regions.affine import Region
+from robustcli.regions.effective import Convolution, effective
 from robustcli.regions.first_layer import power_sum, root, row_norms
+from robustcli.regions.windows import second_rows
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,12 @@ def chosen_norms(
     return hidden, decisions
 
 
-def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple[Tensor, Rows]]]:
+def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Rows of V at the input for all chosen hyperplanes above the first layer.
 
     Returns:
-        which ones they are (n + s for decision hyperplane s), [k], and the same in pieces with their rows.
+        which ones they are (n + s for decision hyperplane s), [k]; the same in pieces, with their rows or the windows
+        of them that are not zero.
     """
     blocks, masks = region.network.blocks, region.masks
     image, unit = chosen.image, chosen.unit
@@ -76,27 +79,28 @@ def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple
     whole = numbers[len(unit) :]
     carried = Rows(chosen.decision_image, chosen.decisions, blocks[-1].out_shape)
     ends = list(accumulate(block.units for block in blocks[:-1]))
-    windows: list[tuple[Tensor, Rows]] = []
+    windows: list[tuple[Tensor, Tensor]] = []
+    stack = [effective(block) for block in blocks]
     for level in reversed(range(len(blocks))):
         block = blocks[level]
         if level < len(blocks) - 1:
             carried = carried.times(masks[level])
         carried = carried.through(block)
-        own = numbers[:0]
-        if 0 < level < len(blocks) - 1:
-            own = ((unit >= ends[level - 1]) & (unit < ends[level])).nonzero().squeeze(1)
-        if len(own):
-            new = Rows.units(block.out_shape, image[own], unit[own] - ends[level - 1], carried.values.dtype).through(
-                block
-            )
-            if new.window is not None:
-                windows.append((own, _to_input(region, new, level)))
-            else:
-                whole = torch.cat([whole, own])
-                carried = Rows(
-                    torch.cat([carried.image, new.image]), torch.cat([carried.values, new.values]), new.shape
-                )
-    pieces = [piece for piece in [*windows, (whole, carried)] if len(piece[0])]
+        if level in (0, len(blocks) - 1):
+            continue
+        own = ((unit >= ends[level - 1]) & (unit < ends[level])).nonzero().squeeze(1)
+        if not len(own):
+            continue
+        if level == 1 and isinstance(stack[0], Convolution) and isinstance(stack[1], Convolution):
+            windows.append((own, second_rows(stack[0], stack[1], masks[0], image[own], unit[own] - ends[0])))
+            continue
+        new = Rows.units(block.out_shape, image[own], unit[own] - ends[level - 1], carried.values.dtype).through(block)
+        if new.window is not None:
+            windows.append((own, _to_input(region, new, level).values))
+        else:
+            whole = torch.cat([whole, own])
+            carried = Rows(torch.cat([carried.image, new.image]), torch.cat([carried.values, new.values]), new.shape)
+    pieces = [piece for piece in [*windows, (whole, carried.values)] if len(piece[0])]
     return torch.cat([own for own, _ in pieces]) if pieces else numbers[:0], pieces
 
 
@@ -107,14 +111,15 @@ def _to_input(region: Region, rows: Rows, level: int) -> Rows:
     return rows.inside()
 
 
-def _norms(rows: Rows, own: Tensor, count: int, q: float, width: float, inputs: int) -> Tensor:
+def _norms(rows: Tensor, own: Tensor, count: int, q: float, width: float, inputs: int) -> Tensor:
     """Norms of rows at the input; `own` >= count marks decision rows."""
-    values = rows.values.flatten(1)
+    values = rows.flatten(1)
     if width == 0:
         return root(power_sum(values, q, 1), q)
-    # The code of 000 stabilises |V_y - V_s|, but V_j itself.
-    values = torch.where((own < count).unsqueeze(1), values, values.abs())
-    values = torch.where(values.detach().abs() < width, values + width, values)
+    decisions = (own >= count).unsqueeze(1)
+    if decisions.any():  # the code of 000 stabilises |V_y - V_s|, but V_j itself
+        values = torch.where(decisions, values.abs(), values)
+    values = values + width * (values.detach().abs() < width)
     sums, absent = power_sum(values, q, 1), inputs - values.shape[1]
     if q in (1, 2):
         return root(sums + absent * width**q, q)

@@ -215,7 +215,7 @@ class Forwards:
         parts = self.unfold(room)
         if len(self.maps) + 1 < self.hidden:
             found.append(self._norms(parts))
-        return torch.cat([part.permute(1, 3, 0, 2).flatten(2) for part in parts], 2)
+        return torch.cat([part.transpose(0, 1).flatten(1, 2) for part in parts], 1).transpose(1, 2)
 
     def _norms(self, parts: Sequence[Tensor]) -> Norms:
         """Norms from rows [cells, n, pixels, units] in several parts."""

@@ -85,6 +85,15 @@ class Geometry:
         step = self.stride // self.cell
         return [(u, target - u * step) for u in range(kernel) if 0 <= target - u * step < self.count]
 
+    def inside(self, position: Tensor) -> Tensor:
+        """Which pixels of the windows at positions [n] lie in the image: [n, side, side]."""
+        pixels = torch.arange(self.count * self.cell, device=position.device) - self.origin
+        down = (position // self.positions[1] * self.stride).unsqueeze(1) + pixels
+        across = (position % self.positions[1] * self.stride).unsqueeze(1) + pixels
+        high = (down >= 0) & (down < self.image[1])
+        wide = (across >= 0) & (across < self.image[2])
+        return high.unsqueeze(2) & wide.unsqueeze(1)
+
     def cut(self, cells: Tensor, at: Cell) -> None:
         """Set to zero what a cell [rows, columns, n, pixels, channels] holds outside the image."""
         side = self.cell
@@ -117,10 +126,8 @@ class SecondConvolution:
 
     def __call__(self, filters: Cells, mask: Tensor) -> Iterator[tuple[Cell, Tensor]]:
         """The cells one by one, from the pattern of the first layer [n, *shape] (its filters are in the matrices)."""
-        layer = self.layer
-        tiles = F.pad(mask, [layer.padding] * 4).unfold(2, layer.kernel, layer.stride)
-        tiles = tiles.unfold(3, layer.kernel, layer.stride).permute(2, 3, 0, 4, 5, 1).contiguous()
-        outer, channels = tiles.shape[:3], layer.out_shape[0]
+        tiles = taps_of(self.layer, mask).permute(1, 2, 0, 3, 4, 5).contiguous()
+        outer, channels = tiles.shape[:3], self.layer.out_shape[0]
         for cell, (u, v, matrix) in self.products.items():
             found = tiles[:, :, :, u, v].reshape(-1, len(matrix)) @ matrix
             shaped = found.view(*outer, -1, channels)
@@ -260,6 +267,41 @@ def first_cells(layer: Convolution) -> Cells:
         cells[i, j] = pixels.repeat(*geometry.positions, 1, 1, 1)
         geometry.cut(cells[i, j], (i, j))
     return cells
+
+
+def second_rows(first: Convolution, second: Convolution, mask: Tensor, image: Tensor, unit: Tensor) -> Tensor:
+    """V^(2) of chosen units, differentiable in the weights: their windows, zero outside the image.
+
+    V is linear in the pattern with one matrix per output channel, so units are sorted by channel, and only the matrices
+    need gradients.
+
+    Args:
+        mask: pattern of the first layer, [B, *shape].
+        image, unit: [n] each, units numbered in the second layer.
+    Returns:
+        [n, C, side, side].
+    """
+    geometry = Geometry.first(first).above(second)
+    rows, columns = geometry.positions
+    channel, position = unit // (rows * columns), unit % (rows * columns)
+    order = channel.argsort()
+    taps = taps_of(second, mask).flatten(3).flatten(0, 2)
+    chosen = taps.index_select(0, (image * rows * columns + position)[order])
+    size = second.kernel**2 * second.weight.shape[1]
+    eye = torch.eye(size, dtype=mask.dtype, device=mask.device).view(size, second.kernel, second.kernel, -1)
+    spread = F.conv_transpose2d(eye.permute(0, 3, 1, 2), first.weight, None, first.stride)
+    matrices = second.weight.permute(0, 2, 3, 1).reshape(-1, size, 1) * spread.flatten(1)
+    counts = torch.bincount(channel, minlength=len(matrices)).tolist()
+    found = torch.cat([part @ matrix for part, matrix in zip(chosen.split(counts), matrices, strict=True)])
+    side = geometry.count * geometry.cell
+    windows = found.index_select(0, order.argsort()).view(-1, geometry.image[0], side, side)
+    return windows * geometry.inside(position).to(windows.dtype).unsqueeze(1)
+
+
+def taps_of(layer: Convolution, maps: Tensor) -> Tensor:
+    """What the filters see at every position: maps [n, C, H, W] -> [n, rows, columns, k, k, C]."""
+    tiles = F.pad(maps, [layer.padding] * 4).unfold(2, layer.kernel, layer.stride)
+    return tiles.unfold(3, layer.kernel, layer.stride).permute(0, 2, 3, 4, 5, 1)
 
 
 def _map(layer: Convolution) -> tuple[int, int]:
