@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from robustcli.allocator import keep_memory
 from robustcli.data.datasets import load as load_data
 from robustcli.networks.architectures import build
-from robustcli.networks.initialisation import initialise
 from robustcli.networks.checkpoints import load
+from robustcli.networks.initialisation import initialise
 from robustcli.networks.network import Network
 from robustcli.norms import dual
 from robustcli.regions.affine import Region

@@ -119,7 +119,7 @@ def _norms(rows: Tensor, own: Tensor, count: int, q: float, width: float, inputs
     decisions = (own >= count).unsqueeze(1)
     if decisions.any():  # the code of 000 stabilises |V_y - V_s|, but V_j itself
         values = torch.where(decisions, values.abs(), values)
-    values = values + width * (values.detach().abs() < width)
+    values = values + width * (values.detach().abs() < width).to(values.dtype)
     sums, absent = power_sum(values, q, 1), inputs - values.shape[1]
     if q in (1, 2):
         return root(sums + absent * width**q, q)
