@@ -31,6 +31,8 @@ from robustcli.networks.initialisation import initialise
 from robustcli.networks.network import Network
 from robustcli.norms import dual
 from robustcli.regions.affine import Region
+from robustcli.regions.distances import ratio
+from robustcli.regions.first_layer import root
 from robustcli.training.hinges import hinge, nearest_units
 from robustcli.training.margin import Hinge, Margin, own, union
 
@@ -65,10 +67,11 @@ def plain_rows(network: Network, region: Region) -> list[Tensor]:
 
 
 def plain_norm(rows: Tensor, q: float) -> Tensor:
+    """||row||_q over dimension 1, without a square root at 0."""
     if q == 1:
         return rows.abs().sum(1)
     if q == 2:
-        return (rows * rows).sum(1).clamp(min=1e-24).sqrt()
+        return root((rows * rows).sum(1), q)
     return rows.abs().amax(1)
 
 
@@ -83,8 +86,8 @@ def plain_margin(margin: Margin, network: Network, region: Region, labels: Tenso
     for h in margin.hinges:
         q = dual(h.p)
         norms = torch.cat([plain_norm(v, q).flatten(1).expand(len(labels), -1) for v in hidden], 1)
-        distances.append(region.hidden().abs() / norms)
-        decisions.append(region.margins(labels) / plain_norm(gaps, q))
+        distances.append(ratio(region.hidden().abs(), norms))
+        decisions.append(ratio(region.margins(labels), plain_norm(gaps, q)))
     masks = margin.selection([nearest_units(d.detach(), margin.count, margin.offsets) for d in distances])
     total = region.values[-1].new_zeros(())
     for h, mask, near, far in zip(margin.hinges, masks, distances, decisions, strict=True):
@@ -135,6 +138,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--plain-batch", type=int, default=32, help="0: without the plain form")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--selection", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--profile", action="store_true", help="print where the time of our step goes")
     parser.add_argument("--malloc", choices=["keep", "system"], default="keep")
     options = parser.parse_args()
@@ -157,9 +161,10 @@ def main() -> None:
     hinges, selection, share = METHODS[options.method]
     units = network.hidden_units
     offsets = 1e-5 * (torch.rand(units, generator=generator) - 0.5)
-    margin = Margin(hinges, int((options.share or share) * units), 10, offsets, selection)
+    products = torch.bfloat16 if options.selection == "bfloat16" else None
+    margin = Margin(hinges, int((options.share or share) * units), 10, offsets, selection, products=products)
 
-    report: dict[str, object] = {"network": options.network, "method": options.method, "malloc": options.malloc}
+    report: dict[str, object] = {"network": options.network, "method": options.method, "selection": options.selection, "malloc": options.malloc}
     cross_entropy, _ = timed(lambda: step(lambda region: torch.zeros(()), network, points, labels), options.repeats)
     ours, _ = timed(
         lambda: step(lambda region: own_margin(margin, network, region, labels), network, points, labels),

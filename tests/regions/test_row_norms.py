@@ -7,8 +7,12 @@ import math
 import pytest
 import torch
 
+from robustcli.networks.layers import Conv2d
+from robustcli.networks.network import Block, Network
 from robustcli.regions.affine import Region
-from robustcli.regions.row_norms import Backwards, Forwards, Sums, all_norms, hidden_norms, walker
+from robustcli.regions.effective import effective
+from robustcli.regions.forwards import Forwards, Sums
+from robustcli.regions.row_norms import Backwards, decision_norms, hidden_norms, walker
 from tests.nets import STACKS, convolutional, dense
 from tests.regions.dense import jacobians
 from tests.regions.test_affine import points_of
@@ -16,18 +20,17 @@ from tests.regions.test_affine import points_of
 
 def test_every_form_is_tested() -> None:
     """`test_distances` compares all of STACKS with the Jacobian."""
-    forms = {name: type(walker(net, [1.0], Sums(0, 1), logits=True)) for name, net in STACKS.items()}
+    forms = {name: type(walker(net, [1.0], Sums(0, 1), torch.float64)) for name, net in STACKS.items()}
     assert forms.pop("pooling") is Backwards
     assert set(forms.values()) == {Forwards}
 
 
-@pytest.mark.parametrize("network", [dense([4, 6, 5, 3], 1), convolutional(0), *STACKS.values()])
-def test_without_labels_the_hidden_norms_alone(network: object) -> None:
-    region = Region.of(network, points_of(network, 3))  # type: ignore[arg-type]
-    labels = torch.zeros(3, dtype=torch.long)
-    both, _ = all_norms(region, labels, [1.0, math.inf])
-    for a, b in zip(hidden_norms(region, [1.0, math.inf]), both, strict=True):
-        assert torch.equal(a, b)
+@pytest.mark.parametrize("network", [dense([40, 60, 50, 3], 1), convolutional(0, side=12), *STACKS.values()])
+def test_low_precision_is_near(network: Network) -> None:
+    region = Region.of(network, points_of(network, 3))
+    exact, low = (hidden_norms(region, [1.0, 2.0, math.inf], products=d) for d in (None, torch.bfloat16))
+    for a, b in zip(exact, low, strict=True):
+        assert torch.allclose(a, b.double(), rtol=0.03)
 
 
 @pytest.mark.parametrize("q", [1.0, 2.0, 3.0, math.inf])
@@ -36,7 +39,8 @@ def test_floor(name: str, q: float) -> None:
     """Entries of the layers above the first count at least the floor, structural zeros too."""
     network = STACKS[name]
     points, labels = points_of(network, 2), torch.tensor([0, 1])
-    (hidden,), (decisions,) = all_norms(Region.of(network, points), labels, [q], floor=0.3)
+    region = Region.of(network, points)
+    (hidden,), (decisions,) = hidden_norms(region, [q], floor=0.3), decision_norms(region, labels, [q], floor=0.3)
     for row, (point, label) in enumerate(zip(points, labels, strict=True)):
         *rows, last = jacobians(network, point)
         raised = [rows[0], *(part.abs().clamp(min=0.3) for part in rows[1:])]
@@ -45,3 +49,14 @@ def test_floor(name: str, q: float) -> None:
         differences = (last[label] - others).abs().clamp(min=0.3)
         assert torch.allclose(hidden[row], expected, atol=1e-12)
         assert torch.allclose(decisions[row], torch.linalg.vector_norm(differences, ord=q, dim=1), atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [6, 7, 8])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(4, 2, 1), (3, 1, 1), (5, 2, 2), (3, 2, 1), (2, 2, 0), (5, 3, 1)]
+)
+def test_adjoint_up_to_order(side: int, kernel: int, stride: int, padding: int) -> None:
+    layer = Conv2d((2, side, side), 3, kernel, stride, padding).double()
+    rows = torch.randn(4, *layer.out_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = effective(Block([layer])).adjoint_unordered(rows)  # type: ignore[union-attr]
+    assert torch.allclose(found.sort(1).values, layer.adjoint(rows).flatten(1).sort(1).values, atol=1e-12)

@@ -21,7 +21,7 @@ from robustcli.regions.affine import Region, decision_rows, unit_rows
 from robustcli.regions.box import box_distance
 from robustcli.regions.distances import least
 from robustcli.regions.rounding import Errors, gamma, region_errors
-from robustcli.regions.row_norms import MEMORY, all_norms
+from robustcli.regions.row_norms import MEMORY, decision_norms, hidden_norms
 
 FIRST_UNITS = 16  # hyperplanes looked at in the first round of the lazy minimum; doubled every round
 MOST_UNITS = 128
@@ -84,7 +84,8 @@ class Certificate:
     def unboxed(self, ps: Sequence[float]) -> list[tuple[RegionBound, Tensor]]:
         """The bound without box in several norms, each with the certified distances of all units [B, N]."""
         qs = [dual(p) for p in ps]
-        units, decisions = all_norms(self.region, self.labels, qs, memory=self.memory)
+        units = hidden_norms(self.region, qs, memory=self.memory)
+        decisions = decision_norms(self.region, self.labels, qs, memory=self.memory)
         values, margins, errors = self.region.hidden().abs(), self.region.margins(self.labels), self.errors
         found = []
         for unit, decision in zip(units, decisions, strict=True):

@@ -17,7 +17,7 @@ from torch import Tensor
 from robustcli.networks.rows import Rows
 from robustcli.regions.affine import Region
 from robustcli.regions.effective import Convolution, effective
-from robustcli.regions.first_layer import power_sum, root, row_norms
+from robustcli.regions.first_layer import combine, power_sum, root, row_norms
 from robustcli.regions.windows import second_rows
 
 
@@ -59,19 +59,19 @@ def chosen_norms(
     hidden, decisions = [], []
     for q in qs:
         parts = [row_norms(network.blocks[0], q).flatten()[chosen.unit[first]]] if len(first) else []
-        parts += [_norms(rows, own, count, q, width, inputs) for own, rows in pieces]
+        parts += [_norms(strips, own, count, q, width, inputs) for own, strips in pieces]
         norms = torch.cat(parts)[order] if parts else region.values[-1].new_zeros(0)
         hidden.append(norms[:count])
         decisions.append(norms[count:])
     return hidden, decisions
 
 
-def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple[Tensor, list[Tensor]]]]:
     """Rows of V at the input for all chosen hyperplanes above the first layer.
 
     Returns:
-        which ones they are (n + s for decision hyperplane s), [k]; the same in pieces, with their rows or the windows
-        of them that are not zero.
+        which ones they are (n + s for decision hyperplane s), [k]; the same in pieces, with their rows in strips
+        [., pixels] (pixels in any order, some that are zero for certain left out).
     """
     blocks, masks = region.network.blocks, region.masks
     image, unit = chosen.image, chosen.unit
@@ -79,28 +79,35 @@ def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple
     whole = numbers[len(unit) :]
     carried = Rows(chosen.decision_image, chosen.decisions, blocks[-1].out_shape)
     ends = list(accumulate(block.units for block in blocks[:-1]))
-    windows: list[tuple[Tensor, Tensor]] = []
+    windows: list[tuple[Tensor, list[Tensor]]] = []
     stack = [effective(block) for block in blocks]
     for level in reversed(range(len(blocks))):
         block = blocks[level]
         if level < len(blocks) - 1:
             carried = carried.times(masks[level])
+        if level == 0:
+            break
         carried = carried.through(block)
-        if level in (0, len(blocks) - 1):
+        if level == len(blocks) - 1:
             continue
         own = ((unit >= ends[level - 1]) & (unit < ends[level])).nonzero().squeeze(1)
         if not len(own):
             continue
         if level == 1 and isinstance(stack[0], Convolution) and isinstance(stack[1], Convolution):
-            windows.append((own, second_rows(stack[0], stack[1], masks[0], image[own], unit[own] - ends[0])))
+            order, strips = second_rows(stack[0], stack[1], masks[0], image[own], unit[own] - ends[0])
+            windows.append((own[order], strips))
             continue
         new = Rows.units(block.out_shape, image[own], unit[own] - ends[level - 1], carried.values.dtype).through(block)
         if new.window is not None:
-            windows.append((own, _to_input(region, new, level).values))
+            windows.append((own, [_to_input(region, new, level).values.flatten(1)]))
         else:
             whole = torch.cat([whole, own])
             carried = Rows(torch.cat([carried.image, new.image]), torch.cat([carried.values, new.values]), new.shape)
-    pieces = [piece for piece in [*windows, (whole, carried.values)] if len(piece[0])]
+    layer = stack[0]
+    last = (
+        layer.adjoint_unordered(carried.values) if isinstance(layer, Convolution) else carried.through(blocks[0]).values
+    )
+    pieces = [piece for piece in [*windows, (whole, [last.flatten(1)])] if len(piece[0])]
     return torch.cat([own for own, _ in pieces]) if pieces else numbers[:0], pieces
 
 
@@ -111,18 +118,24 @@ def _to_input(region: Region, rows: Rows, level: int) -> Rows:
     return rows.inside()
 
 
-def _norms(rows: Tensor, own: Tensor, count: int, q: float, width: float, inputs: int) -> Tensor:
-    """Norms of rows at the input; `own` >= count marks decision rows."""
-    values = rows.flatten(1)
+def _norms(strips: Sequence[Tensor], own: Tensor, count: int, q: float, width: float, inputs: int) -> Tensor:
+    """Norms of rows stored in strips [k, pixels]; `own` >= count marks decision rows."""
+    sums = [power_sum(_stabilised(strip, own, count, width), q, 1) for strip in strips]
+    total = combine(torch.stack(sums), q, 0)
+    absent = inputs - sum(strip.shape[1] for strip in strips)
+    if width == 0 or absent == 0:
+        return root(total, q)
+    if q in (1, 2):
+        return root(total + absent * width**q, q)
+    if math.isinf(q):
+        return total.clamp(min=width) if absent > 0 else total
+    return root((total.exp() + absent * width**q).log(), q)
+
+
+def _stabilised(rows: Tensor, own: Tensor, count: int, width: float) -> Tensor:
     if width == 0:
-        return root(power_sum(values, q, 1), q)
+        return rows
     decisions = (own >= count).unsqueeze(1)
     if decisions.any():  # the code of 000 stabilises |V_y - V_s|, but V_j itself
-        values = torch.where(decisions, values.abs(), values)
-    values = values + width * (values.detach().abs() < width).to(values.dtype)
-    sums, absent = power_sum(values, q, 1), inputs - values.shape[1]
-    if q in (1, 2):
-        return root(sums + absent * width**q, q)
-    if math.isinf(q):
-        return sums.clamp(min=width) if absent > 0 else sums
-    return root((sums.exp() + absent * width**q).log(), q)
+        rows = torch.where(decisions, rows.abs(), rows)
+    return rows + width * (rows.detach().abs() < width).to(rows.dtype)

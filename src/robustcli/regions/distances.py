@@ -19,7 +19,7 @@ from torch import Tensor
 from robustcli.networks.network import Network
 from robustcli.norms import dual
 from robustcli.regions.affine import Region
-from robustcli.regions.row_norms import MEMORY, all_norms
+from robustcli.regions.row_norms import MEMORY, decision_norms, hidden_norms
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,18 @@ def region_distances(
 
 @torch.no_grad()
 def distances_of(
-    region: Region, labels: Tensor, ps: Sequence[float], *, floor: float = 0.0, memory: int = MEMORY
+    region: Region,
+    labels: Tensor,
+    ps: Sequence[float],
+    *,
+    floor: float = 0.0,
+    products: torch.dtype | None = None,
+    memory: int = MEMORY,
 ) -> list[RegionDistances]:
-    """The same for regions already built; `floor` as in `row_norms.all_norms`."""
-    units, decisions = all_norms(region, labels, [dual(p) for p in ps], floor=floor, memory=memory)
+    """The same for regions already built; `floor` and `products` as in `row_norms.hidden_norms`."""
+    qs = [dual(p) for p in ps]
+    units = hidden_norms(region, qs, floor=floor, products=products, memory=memory)
+    decisions = decision_norms(region, labels, qs, floor=floor, memory=memory)
     values, margins = region.hidden().abs(), region.margins(labels)
     return [
         RegionDistances(ratio(values, unit), ratio(margins, decision), p)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from robustcli.networks.layers import Affine, Conv2d, Diagonal, Flatten, Linear, Shape
 from robustcli.networks.network import Block
@@ -24,6 +26,26 @@ class Convolution:
     def kernel(self) -> int:
         """k."""
         return self.weight.shape[2]
+
+    def adjoint_unordered(self, rows: Tensor) -> Tensor:
+        """W^T applied to rows [n, *out_shape], the entries of each result in another order: [n, d].
+
+        For norms. Pixel s i + a of the input takes W[u] y[i + e] with u = a + padding - s e, so the s x s pixels around
+        every position are channels of one plain convolution; transposed convolutions into few channels are slower.
+        """
+        s, k = self.stride, self.kernel
+        first, last = -((k - 1 - self.padding) // s), (s - 1 + self.padding) // s
+        if s == 1 or any(side % s for side in self.in_shape[1:]) or first + last:
+            spare = [side - ((out - 1) * s - 2 * self.padding + k) for side, out in zip(*self._sides(), strict=True)]
+            return F.conv_transpose2d(rows, self.weight, None, s, self.padding, spare).flatten(1)
+        a, e = torch.arange(s).view(-1, 1), torch.arange(first, last + 1)
+        tap = (a + self.padding - s * e).to(rows.device)
+        chosen, present = tap.clamp(0, k - 1), ((tap >= 0) & (tap < k)).to(rows.dtype)
+        kernel = self.weight[:, :, chosen][:, :, :, :, chosen] * present.view(s, -1, 1, 1) * present
+        return F.conv2d(rows, kernel.permute(1, 2, 4, 0, 3, 5).flatten(0, 2), None, 1, last).flatten(1)
+
+    def _sides(self) -> tuple[Shape, Shape]:
+        return self.in_shape[1:], self.out_shape[1:]
 
 
 @dataclass(frozen=True)

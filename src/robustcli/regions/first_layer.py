@@ -57,13 +57,14 @@ def vector_norms(rows: Tensor, q: float) -> Tensor:
 
 def power_sum(rows: Tensor, q: float, dim: int) -> Tensor:
     """What accumulates over pieces of a row: sum |v| for q = 1, sum v^2 for q = 2, max |v| for q = inf, else
-    log sum |v|^q (in logarithms, since |v|^q leaves the range of floats)."""
+    log sum |v|^q (in logarithms, since |v|^q leaves the range of floats). Sums of bfloat16 are float32."""
+    wide = torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype
     if q == 1:
-        return rows.abs().sum(dim)
+        return rows.abs().sum(dim, dtype=wide)
     if q == 2:
-        return (rows * rows).sum(dim)
+        return (rows * rows).sum(dim, dtype=wide)
     if math.isinf(q):
-        return rows.abs().amax(dim)
+        return rows.abs().amax(dim).to(wide)
     return torch.logsumexp(q * rows.abs().log(), dim)
 
 

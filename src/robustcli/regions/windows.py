@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.regions.effective import Convolution, Dense
+from robustcli.networks.layers import Shape
+from robustcli.regions.effective import Convolution
 
 Cell = tuple[int, int]
 Cells = dict[Cell, Tensor]
@@ -84,6 +85,22 @@ class Geometry:
         """(tap u, cell i below) that make up cell `target` of the layer above, along one axis: u step + i = target."""
         step = self.stride // self.cell
         return [(u, target - u * step) for u in range(kernel) if 0 <= target - u * step < self.count]
+
+    def strips(self, kernel: int) -> list[tuple[Cell, Cell]]:
+        """Pixel rows (from, to) of the windows above that see the same tap rows (from, to) of a kernel; a strip whose
+        taps a neighbour has as well is joined with it."""
+        joined: list[tuple[Cell, Cell]] = []
+        for target in range(self.count + (kernel - 1) * (self.stride // self.cell)):
+            used = [tap for tap, _ in self.taps(target, kernel)]
+            lines, taps = (target * self.cell, (target + 1) * self.cell), (used[0], used[-1] + 1)
+            if joined:
+                before_lines, before = joined[-1]
+                union = min(before[0], taps[0]), max(before[1], taps[1])
+                if union in (before, taps):
+                    lines, taps = (before_lines[0], lines[1]), union
+                    joined.pop()
+            joined.append((lines, taps))
+        return joined
 
     def inside(self, position: Tensor) -> Tensor:
         """Which pixels of the windows at positions [n] lie in the image: [n, side, side]."""
@@ -182,13 +199,17 @@ class Remainder:
 class FirstDense:
     """V^(l+1) of a dense layer above `below`: rows over the whole image, cell by cell.
 
+    Args:
+        below: windows of the layer below, whose map has shape `in_shape`.
+        matrix: the layer, [units, in]; products are taken in its precision.
+
     A dense layer is a convolution with one tap for every position. Input cells with the same remainder modulo the
     positions' stride take the same cells of the windows, so each remainder is one batched product.
     """
 
-    def __init__(self, below: Geometry, layer: Dense) -> None:
+    def __init__(self, below: Geometry, in_shape: Shape, matrix: Tensor) -> None:
         self.below, self.step = below, below.stride // below.cell
-        weight = layer.weight.view(-1, *layer.in_shape).permute(2, 3, 1, 0)  # [rows, columns, channels, units]
+        weight = matrix.view(-1, *in_shape).permute(2, 3, 1, 0)  # [rows, columns, channels, units]
         self.units = weight.shape[3]
         self.kinds = min(self.step, below.count)
         self.remainders = [self._remainder(first, weight) for first in product(range(self.kinds), range(self.kinds))]
@@ -269,33 +290,40 @@ def first_cells(layer: Convolution) -> Cells:
     return cells
 
 
-def second_rows(first: Convolution, second: Convolution, mask: Tensor, image: Tensor, unit: Tensor) -> Tensor:
-    """V^(2) of chosen units, differentiable in the weights: their windows, zero outside the image.
+def second_rows(
+    first: Convolution, second: Convolution, mask: Tensor, image: Tensor, unit: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """V^(2) of chosen units, differentiable in the weights: their windows of the input, zero outside the image.
 
     V is linear in the pattern with one matrix per output channel, so units are sorted by channel, and only the matrices
-    need gradients.
+    need gradients. Some pixel rows of a window see some tap rows only: the windows come in strips with the same taps.
 
     Args:
         mask: pattern of the first layer, [B, *shape].
         image, unit: [n] each, units numbered in the second layer.
     Returns:
-        [n, C, side, side].
+        the order the units were taken in, [n], and strips of their windows in this order, [n, pixels x C] each.
     """
-    geometry = Geometry.first(first).above(second)
+    below = Geometry.first(first)
+    geometry, kernel = below.above(second), second.kernel
     rows, columns = geometry.positions
     channel, position = unit // (rows * columns), unit % (rows * columns)
     order = channel.argsort()
     taps = taps_of(second, mask).flatten(3).flatten(0, 2)
     chosen = taps.index_select(0, (image * rows * columns + position)[order])
-    size = second.kernel**2 * second.weight.shape[1]
-    eye = torch.eye(size, dtype=mask.dtype, device=mask.device).view(size, second.kernel, second.kernel, -1)
-    spread = F.conv_transpose2d(eye.permute(0, 3, 1, 2), first.weight, None, first.stride)
-    matrices = second.weight.permute(0, 2, 3, 1).reshape(-1, size, 1) * spread.flatten(1)
-    counts = torch.bincount(channel, minlength=len(matrices)).tolist()
-    found = torch.cat([part @ matrix for part, matrix in zip(chosen.split(counts), matrices, strict=True)])
-    side = geometry.count * geometry.cell
-    windows = found.index_select(0, order.argsort()).view(-1, geometry.image[0], side, side)
-    return windows * geometry.inside(position).to(windows.dtype).unsqueeze(1)
+    counts = torch.bincount(channel, minlength=len(second.weight)).tolist()
+    inside = geometry.inside(position[order]).unsqueeze(3).expand(-1, -1, -1, geometry.image[0])
+    eye = torch.eye(kernel**2 * second.weight.shape[1], dtype=mask.dtype, device=mask.device)
+    basis = eye.view(-1, kernel, kernel, second.weight.shape[1]).permute(0, 3, 1, 2)
+    spread = F.conv_transpose2d(basis, first.weight, None, first.stride).permute(0, 2, 3, 1)  # [taps, rows, columns, C]
+    filters = second.weight.permute(0, 2, 3, 1).flatten(1).unsqueeze(2)
+    strips = []
+    for lines, used in below.strips(kernel):
+        own = slice(*(tap * kernel * second.weight.shape[1] for tap in used))
+        matrices = filters[:, own] * spread[own, slice(*lines)].flatten(1)
+        parts = [part[:, own] @ matrix for part, matrix in zip(chosen.split(counts), matrices, strict=True)]
+        strips.append(torch.cat(parts).mul_(inside[:, slice(*lines)].flatten(1)))
+    return order, strips
 
 
 def taps_of(layer: Convolution, maps: Tensor) -> Tensor:

@@ -4,11 +4,13 @@
     decision   1/k_D  sum over the classes s != y    of  w_p [1 - d_p,D,s / gamma_p]_+
 
 All distances are computed without gradients; those that are chosen and nearer than gamma are then computed again with
-gradients, through numerators and norms (the others have hinge 0). Patterns and the choice of units are constants.
+gradients, through numerators and norms (the others have hinge 0). Patterns and the choice of units are constants. The
+first pass may be of low precision: then some more units than k_B are computed again, and ranked by what comes out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +25,7 @@ from robustcli.regions.distances import distances_of, ratio
 from robustcli.training.hinges import hinge, nearest_units
 
 SLACK = 1 + 1e-4  # on gamma, so that rounding in the first pass drops no hyperplane whose hinge is positive
+LOW_SLACK, SPARE = 1.03, 1.1  # on gamma and on k_B, where the first pass is of low precision
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Margin:
         selection: which of the nearest units each norm penalises.
         stabiliser: width, see `chosen_norms`.
         boundary: whether region boundaries are penalised at all.
+        products: precision of dense products in the first pass (None: that of the network).
     """
 
     hinges: Sequence[Hinge]
@@ -69,28 +73,38 @@ class Margin:
     selection: Selection = own
     stabiliser: float = 0.0
     boundary: bool = True
+    products: torch.dtype | None = None
 
     def __call__(self, region: Region, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Boundary and decision term per point, [B] each, differentiable in the weights."""
-        found = distances_of(region, labels, [h.p for h in self.hinges], floor=self.stabiliser)
-        near = [d.boundary < SLACK * h.gamma for d, h in zip(found, self.hinges, strict=True)]
-        if self.boundary:
-            nearest = [nearest_units(d.boundary, self.count, self.offsets) for d in found]
-            units = [a & b for a, b in zip(self.selection(nearest), near, strict=True)]
-        else:
-            units = [torch.zeros_like(mask) for mask in near]
+        low = self.products is not None
+        found = distances_of(region, labels, [h.p for h in self.hinges], floor=self.stabiliser, products=self.products)
+        slack = LOW_SLACK if low else SLACK
+        near = torch.stack([d.boundary < slack * h.gamma for d, h in zip(found, self.hinges, strict=True)])
+        units = self._units([d.boundary for d in found], SPARE if low else 1.0)
         classes = [d.decision < SLACK * h.gamma for d, h in zip(found, self.hinges, strict=True)]
-        image, unit = torch.stack(units).any(0).nonzero().unbind(1)
+        # A unit far in every norm has no hinge, one near in any may have it in all (`union`).
+        image, unit = (torch.stack(units).any(0) & near.any(0)).nonzero().unbind(1)
         decision_image, target = torch.stack(classes).any(0).nonzero().unbind(1)
         logits = region.values[-1]
         rows, _ = margin_rows(labels, region.network.classes, logits.dtype)
         chosen = Hyperplanes(image, unit, decision_image, rows[decision_image, target])
         norms, decision_norms = chosen_norms(region, chosen, [dual(h.p) for h in self.hinges], self.stabiliser)
         values, margins = region.hidden()[image, unit].abs(), region.margins(labels)[decision_image, target]
+        distances = [ratio(values, norm) for norm in norms]
+        if low:
+            ranked = [d.boundary.index_put((image, unit), new.detach()) for d, new in zip(found, distances, strict=True)]
+            units = self._units(ranked, 1.0)
         boundary, decision = logits.new_zeros(region.size), logits.new_zeros(region.size)
-        for index, h in enumerate(self.hinges):
-            unit_hinge = h.weight * hinge(ratio(values, norms[index]), h.gamma) * units[index][image, unit]
-            class_hinge = h.weight * hinge(ratio(margins, decision_norms[index]), h.gamma)
+        for h, distance, mask, norm in zip(self.hinges, distances, units, decision_norms, strict=True):
+            unit_hinge = h.weight * hinge(distance, h.gamma) * mask[image, unit]
+            class_hinge = h.weight * hinge(ratio(margins, norm), h.gamma)
             boundary = boundary.index_add(0, image, unit_hinge)
             decision = decision.index_add(0, decision_image, class_hinge)
         return boundary / self.count, decision / self.divisor
+
+    def _units(self, distances: Sequence[Tensor], spare: float) -> Sequence[Tensor]:
+        """Masks of the units penalised in each norm, with spare * k_B nearest ones."""
+        if not self.boundary:
+            return [torch.zeros_like(d, dtype=torch.bool) for d in distances]
+        return self.selection([nearest_units(d, math.ceil(spare * self.count), self.offsets) for d in distances])
