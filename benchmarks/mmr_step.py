@@ -164,7 +164,8 @@ def main() -> None:
     products = torch.bfloat16 if options.selection == "bfloat16" else None
     margin = Margin(hinges, int((options.share or share) * units), 10, offsets, selection, products=products)
 
-    report: dict[str, object] = {"network": options.network, "method": options.method, "selection": options.selection, "malloc": options.malloc}
+    keys = ("network", "method", "selection", "malloc")
+    report: dict[str, object] = {key: getattr(options, key) for key in keys}
     cross_entropy, _ = timed(lambda: step(lambda region: torch.zeros(()), network, points, labels), options.repeats)
     ours, _ = timed(
         lambda: step(lambda region: own_margin(margin, network, region, labels), network, points, labels),

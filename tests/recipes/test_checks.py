@@ -26,6 +26,7 @@ KW = "method={name: kw, norm: linf, "
         (["dataset=har", KW + "boxed: true}"], "method.boxed: har has no input box"),
         (["dataset=har", "normalise=dataset"], "normalise: har has no mean and deviation"),
         (["dataset=har", "training.augmentation=crop-mirror"], "training.augmentation: har holds no images"),
+        (["training={augmentation: crop-mirror, padding: 28}"], "training.padding: 28 leaves crops without image"),
         (["dataset=har", "architecture=cnn"], "architecture: "),
         (["eps.l2=29"], "eps.l2: eps = 29.0 is larger than the input box"),
     ],

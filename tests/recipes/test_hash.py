@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from robustcli.recipes.loading import load
 from robustcli.recipes.methods import ConvexPolytope, MaximumMargin, MaximumMarginUniversal
 from robustcli.recipes.model import Training
@@ -14,6 +16,26 @@ def test_only_what_determines_the_network_counts() -> None:
     assert recipe.model_copy(update={"summary": "other words"}).hash == recipe.hash
     assert load("digits-fc-kw-linf", ["training.epochs=31"]).hash != recipe.hash
     assert load("digits-fc-kw-linf", ["eps.linf=0.11"]).hash != recipe.hash
+
+
+@pytest.mark.parametrize(
+    ("name", "beginning"),
+    [
+        ("mnist-fc1-mmr-linf", "0fced3048624cf4c"),
+        ("mnist-cnn-mmr-universal", "cc50b53c31b98142"),
+        ("mnist-fc10-mmr-at-l2", "b001f081eda1df77"),
+        ("cifar10-cnn-mmr-at-linf", "947563c180d2f48b"),
+        ("mnist-cnn-kw-linf", "ba96084b938c1c66"),
+        ("gtsrb-cnn-at-union", "c6813706b16bfac7"),
+    ],
+)
+def test_keys_that_came_later_keep_the_hashes_of_older_runs(name: str, beginning: str) -> None:
+    assert load(name).hash.startswith(beginning)
+
+
+@pytest.mark.parametrize("change", ["method.boundary=false", "training.clip_norm=1", "training.padding=3"])
+def test_new_keys_count_once_they_differ_from_the_default(change: str) -> None:
+    assert load("cifar10-cnn-mmr-linf", [change]).hash != load("cifar10-cnn-mmr-linf").hash
 
 
 def test_a_default_written_out_is_the_same_recipe() -> None:
@@ -30,12 +52,14 @@ def test_defaults_keep_their_values() -> None:
         "optimiser": {"name": "adam", "lr": 0.001, "weight_decay": 0.0},
         "schedule": {"name": "drop", "shares": [0.9], "factor": 0.1},
         "augmentation": "none",
+        "padding": 2,
+        "clip_norm": None,
         "initialisation": "truncated-normal",
     }
     conventions = {"decision_divisor": "classes", "stabiliser": 0.0, "tie_noise": 1e-5}
     mmr = MaximumMargin(name="mmr", norm="linf", lmbd=1, gamma=1).model_dump()
     assert mmr["conventions"] == conventions
-    assert (mmr["warmup_epochs"], mmr["nearest"]) == (10, {"start": 0.1, "end": 0.02})
+    assert (mmr["warmup_epochs"], mmr["nearest"], mmr["boundary"]) == (10, {"start": 0.1, "end": 0.02}, True)
     both = MaximumMarginUniversal(name="mmr-universal", lmbd_l1=1, lmbd_linf=1, gamma_l1=1, gamma_linf=1).model_dump()
     assert (both["selection"], both["nearest"]) == ("union", {"start": 0.2, "end": 0.05})
     kw = ConvexPolytope(name="kw", norm="linf").model_dump()

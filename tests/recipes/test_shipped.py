@@ -10,7 +10,9 @@ from robustcli.data import specs
 from robustcli.recipes.catalogue import choose, method_label, names, recipes_dir
 from robustcli.recipes.loading import dump, from_text, load
 from robustcli.recipes.methods import MaximumMargin, MaximumMarginUniversal
-from robustcli.recipes.model import Published, Recipe
+from robustcli.recipes.model import Distances, Published, Recipe
+
+Values = tuple[float, ...]
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +61,16 @@ def test_radii_are_the_papers(recipes: dict[str, Recipe]) -> None:
 
 
 def test_published_figures_obey_their_meaning(recipes: dict[str, Recipe]) -> None:
-    """Percentages; lower <= upper; the union at least each norm's."""
+    """Percentages; lower <= upper, distances too (in 000 KW is above regions); the union at least each norm's."""
     for recipe in recipes.values():
         for row in recipe.published:
-            values = [row.test_error, *row.lower.values(), *row.upper.values()]
+            found = row.distances or Distances()
+            values = [row.test_error, *row.lower.values(), *row.upper.values(), found.exact]
             assert all(value is None or 0 <= value <= 100 for value in values)
+            rising = [
+                value for value in (found.region, found.neighbours, found.lower, found.upper) if value is not None
+            ]
+            assert rising == sorted(rising), recipe.name
             for norm, lower in row.lower.items():
                 if lower is not None and row.upper.get(norm) is not None:
                     assert lower <= row.upper[norm], (recipe.name, row.table, norm)
@@ -166,28 +173,45 @@ def test_table_1_of_003(recipes: dict[str, Recipe], name: str, error: float, low
     assert (row.points, row.boxed) == ("full test set", False)
 
 
-@pytest.mark.parametrize(
-    ("name", "lmbd", "gamma", "rate"),
-    [
-        ("mnist-fc1-mmr-linf", 2.0, 0.1, 1e-3),
-        ("mnist-cnn-mmr-linf", 1.0, 0.2, 1e-3),
-        ("mnist-cnn-mmr-l2", 3.0, 0.45, 1e-4),
-        ("mnist-cnn-mmr-at-l2", 6.0, 0.45, 5e-5),
-        ("fashion-mnist-cnn-mmr-linf", 4.0, 0.2, 1e-3),
-        ("gtsrb-fc1-mmr-linf", 10.0, 8 / 255, 1e-3),
-        ("gtsrb-fc1-mmr-l2", 16.0, 0.4, 1e-3),
-        ("cifar10-cnn-mmr-at-linf", 0.1, 3 / 255, 1e-3),
-    ],
-)
-def test_mmr_hyper_parameters(recipes: dict[str, Recipe], name: str, lmbd: float, gamma: float, rate: float) -> None:
-    recipe = recipes[name]
-    assert isinstance(recipe.method, MaximumMargin)
-    assert (recipe.method.lmbd, recipe.method.gamma) == (lmbd, gamma)
-    assert recipe.training.optimiser.lr == rate
-    assert (recipe.training.epochs, recipe.training.batch_size) == (100, 128)
-    assert (recipe.method.nearest.start, recipe.method.nearest.end) == (0.10, 0.02)
-    assert recipe.method.conventions.stabiliser == (1e-5 if recipe.architecture == "cnn" else 0)
-    assert recipe.training.augmentation == ("crop-mirror-colour" if recipe.dataset == "cifar10" else "none")
+# Names of the released models: data set, network, norm; lambda, gamma, learning rate of MMR, then of MMR+AT.
+RELEASED = [
+    ("mnist", "fc1", "linf", (2.0, 0.1, 1e-3), (1.0, 0.1, 1e-3)),
+    ("mnist", "cnn", "linf", (1.0, 0.2, 1e-3), (0.5, 0.2, 1e-3)),
+    ("fashion-mnist", "fc1", "linf", (6.0, 0.2, 1e-3), (1.0, 0.15, 1e-3)),
+    ("fashion-mnist", "cnn", "linf", (4.0, 0.2, 1e-3), (2.0, 0.15, 1e-3)),
+    ("gtsrb", "fc1", "linf", (10.0, 8 / 255, 1e-3), (4.0, 6 / 255, 1e-3)),
+    ("gtsrb", "cnn", "linf", (4.0, 6 / 255, 1e-3), (1.0, 6 / 255, 1e-3)),
+    ("cifar10", "cnn", "linf", (1.0, 3 / 255, 1e-3), (0.1, 3 / 255, 1e-3)),
+    ("mnist", "fc1", "l2", (1.5, 0.6, 1e-4), (0.5, 0.45, 5e-5)),
+    ("mnist", "cnn", "l2", (3.0, 0.45, 1e-4), (6.0, 0.45, 5e-5)),
+    ("fashion-mnist", "fc1", "l2", (10.0, 0.45, 1e-4), (0.5, 0.45, 5e-5)),
+    ("fashion-mnist", "cnn", "l2", (3.0, 0.45, 1e-4), (1.5, 0.45, 5e-5)),
+    ("gtsrb", "fc1", "l2", (16.0, 0.4, 1e-3), (1.0, 0.3, 1e-3)),
+    ("gtsrb", "cnn", "l2", (10.0, 0.3, 1e-3), (6.0, 0.3, 1e-3)),
+    ("cifar10", "cnn", "l2", (1.5, 0.2, 1e-3), (0.5, 0.15, 1e-3)),
+]
+
+
+@pytest.mark.parametrize(("dataset", "network", "norm", "alone", "attacked"), RELEASED)
+def test_mmr_hyper_parameters(
+    recipes: dict[str, Recipe], dataset: str, network: str, norm: str, alone: Values, attacked: Values
+) -> None:
+    for kind, values in (("mmr", alone), ("mmr-at", attacked)):
+        recipe = recipes[f"{dataset}-{network}-{kind}-{norm}"]
+        method = recipe.method
+        assert isinstance(method, MaximumMargin)
+        assert (method.lmbd, method.gamma, recipe.training.optimiser.lr) == values
+        assert (method.norm, method.warmup_epochs, method.boundary) == (norm, 10, True)
+        assert (method.nearest.start, method.nearest.end) == (0.10, 0.02)
+        assert method.conventions.stabiliser == (1e-5 if network == "cnn" else 0)
+        assert method.conventions.decision_divisor == "classes"
+        assert (recipe.training.epochs, recipe.training.batch_size) == (100, 128)
+        assert recipe.training.augmentation == ("crop-mirror-colour" if dataset == "cifar10" else "none")
+        assert (method.adversarial is not None) == (kind == "mmr-at")
+        if method.adversarial is not None:
+            steps = 40 if "mnist" in dataset else 7
+            assert (method.adversarial.norms, method.adversarial.fraction) == ([norm], 0.5)
+            assert (method.adversarial.steps, method.adversarial.step_size) == (steps, None)
 
 
 def test_mmr_universal_hyper_parameters(recipes: dict[str, Recipe]) -> None:
@@ -212,7 +236,9 @@ def test_catalogue_filters(recipes: dict[str, Recipe]) -> None:
     assert [recipe.name for recipe in chosen] == ["mnist-cnn-mmr-at-linf", "mnist-fc1-mmr-at-linf"]
     assert choose(everything, dataset="har", method="mmr") == []
     labels = {method_label(recipe) for recipe in everything}
-    assert labels == {"plain", "at", "kw", "mmr", "mmr+at", "mmr-universal"}
+    assert labels == {"plain", "at", "kw", "mmr", "mmr+at", "mmr-dd", "mmr-universal", "cross-lipschitz"}
+    assert len(choose(everything, method="mmr-dd")) == 6
+    assert [recipe.name for recipe in choose(everything, method="mmr", norm="l1")] == ["digits-fc-mmr-l1"]
 
 
 def test_digits_radii(recipes: dict[str, Recipe]) -> None:

@@ -10,8 +10,9 @@ from robustcli.balls import Ball
 from robustcli.errors import RecipeError
 from robustcli.networks.network import Network
 from robustcli.norms import NORMS, exponent
-from robustcli.recipes.methods import Adversarial
+from robustcli.recipes.methods import Adversarial, MaximumMargin
 from robustcli.recipes.model import Recipe
+from robustcli.training import mmr
 from robustcli.training.adversarial import attacked_batch, make, worst_of
 from robustcli.training.objective import Moment
 from robustcli.training.randomness import generator
@@ -105,3 +106,31 @@ def test_a_norm_without_radius_is_refused() -> None:
     wanted = recipe(["linf", "l1"], {"linf": 0.1})
     with pytest.raises(RecipeError, match="l1"):
         make(wanted.method, wanted, setting()[0], 0)
+
+
+@pytest.mark.parametrize("regularised", NORMS)
+@pytest.mark.parametrize("attacked_in", [["l1"], ["l2"], ["linf"], ["l1", "linf"], list(NORMS)], ids="+".join)
+def test_mmr_with_at_is_mmr_on_the_attacked_batch_for_any_pair_of_norms(
+    regularised: str, attacked_in: list[str]
+) -> None:
+    network, points, labels = setting()
+    at = Adversarial(name="at", norms=attacked_in, steps=3)
+    both = MaximumMargin(name="mmr", norm=regularised, lmbd=1, gamma=0.3, adversarial=at)
+    wanted = recipe(["linf"], EPS).model_copy(update={"method": both})
+    moment = Moment(10, 20, 0, generator(4, "attack"))
+    loss = mmr.make(both, wanted, network, 0)(network, points, labels, moment)
+    moved = attacked_batch(network, points, labels, at, EPS, BOX, generator(4, "attack"))
+    assert not torch.equal(moved[:10], points[:10])
+    assert torch.equal(moved[10:], points[10:])
+    alone = mmr.make(both.model_copy(update={"adversarial": None}), wanted, network, 0)
+    expected = alone(network, moved, labels, moment)
+    assert loss.total.item() == pytest.approx(expected.total.item(), rel=1e-6)
+    assert loss.total.item() > alone(network, points, labels, moment).total.item()
+
+
+def test_a_missing_radius_of_the_attack_is_refused_by_mmr_too() -> None:
+    at = Adversarial(name="at", norms=["l1"], steps=3)
+    both = MaximumMargin(name="mmr", norm="linf", lmbd=1, gamma=0.3, adversarial=at)
+    wanted = recipe(["linf"], {"linf": 0.1}).model_copy(update={"method": both})
+    with pytest.raises(RecipeError, match="l1"):
+        mmr.make(both, wanted, setting()[0], 0)

@@ -9,6 +9,7 @@ import torch
 
 from robustcli.data.specs import spec
 from robustcli.errors import RecipeError
+from robustcli.recipes.model import Training
 from robustcli.training.augmentation import PAD, augmentation, colour, crop, mirror
 from robustcli.training.randomness import generator
 
@@ -17,21 +18,32 @@ def images(count: int = 64, channels: int = 3, side: int = 6) -> torch.Tensor:
     return torch.rand(count, channels, side, side, generator=generator(0, "images"))
 
 
-def test_a_crop_is_one_of_the_25_shifts_and_all_occur() -> None:
-    clean = images(300)
-    cropped = crop(clean, generator(1, "crop"))
-    padded = torch.nn.functional.pad(clean, (PAD,) * 4)
-    shifts = {}
+@pytest.mark.parametrize("padding", [1, PAD, 4])
+def test_a_crop_is_one_of_all_shifts_and_all_occur(padding: int) -> None:
+    clean = images(600)
+    change = augmentation("crop-mirror", spec("svhn"), padding)
+    cropped = change(clean, generator(1, "crop"))
+    padded = torch.nn.functional.pad(clean, (padding,) * 4)
+    places = range(2 * padding + 1)
+    shifts = set()
     for image in range(len(clean)):
         found = [
             (row, column)
-            for row in range(5)
-            for column in range(5)
+            for row in places
+            for column in places
             if torch.equal(padded[image, :, row : row + 6, column : column + 6], cropped[image])
         ]
         assert len(found) == 1
-        shifts[found[0]] = True
-    assert len(shifts) == 25
+        shifts.add(found[0])
+    assert len(shifts) == len(places) ** 2
+
+
+def test_the_default_padding_is_the_recipes() -> None:
+    """A crop without a padding is the crop of every recipe that does not name one."""
+    clean = images(20)
+    named = augmentation("crop-mirror-colour", spec("cifar10"), Training().padding)
+    unnamed = augmentation("crop-mirror-colour", spec("cifar10"))
+    assert torch.equal(named(clean, generator(7, "crop")), unnamed(clean, generator(7, "crop")))
 
 
 def test_mirroring_flips_about_half() -> None:

@@ -29,7 +29,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print only a JSON array.")]
 def list_(
     dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Only this data set.")] = None,
     method: Annotated[
-        str | None, typer.Option("--method", "-m", help="Only this method: plain, at, kw, mmr, mmr+at, mmr-universal.")
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Only this method: plain, at, kw, mmr, mmr+at, mmr-dd, mmr-universal, cross-lipschitz.",
+        ),
     ] = None,
     norm: Annotated[
         str | None, typer.Option("--norm", "-n", help="Only recipes evaluated in l1, l2, linf or union.")
@@ -43,7 +48,7 @@ def list_(
         typer.echo(jsonlib.dumps([_entry(recipe, state[recipe.dataset]) for recipe in recipes], indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("recipe", "network", "method", "norm", "paper", "data"):
+    for column in ("recipe", "net", "method", "norm", "paper", "data"):
         table.add_column(column, no_wrap=True)
     for recipe in recipes:
         here = state[recipe.dataset]

@@ -35,9 +35,11 @@ def path_of(name: str) -> Path:
 
 
 def method_label(recipe: Recipe) -> str:
-    """The method as tables print it: its name, and `mmr+at` for MMR on half-attacked batches."""
+    """The method as tables print it: its name; for MMR also what it leaves out or adds: `mmr-dd`, `mmr+at`."""
     method = recipe.method
-    return "mmr+at" if isinstance(method, MaximumMargin) and method.adversarial is not None else method.name
+    if not isinstance(method, MaximumMargin):
+        return method.name
+    return method.name + ("" if method.boundary else "-dd") + ("" if method.adversarial is None else "+at")
 
 
 def choose(

@@ -107,6 +107,8 @@ def _data(recipe: Recipe, data: Spec) -> Iterator[Problem]:
         yield Problem(("normalise",), f"{data.name} has no mean and deviation; use none")
     if recipe.training.augmentation != "none" and len(data.input_shape) != 3:
         yield Problem(("training", "augmentation"), f"{data.name} holds no images; use none")
+    elif recipe.training.augmentation != "none" and recipe.training.padding >= (side := min(data.input_shape[1:])):
+        yield Problem(("training", "padding"), f"{recipe.training.padding} leaves crops without image (side {side})")
 
 
 def _flat(error: UsageError) -> str:

@@ -61,15 +61,33 @@ class Training(Strict):
     optimiser: Annotated[Adam | Sgd, Field(discriminator="name")] = Adam()
     schedule: Annotated[Drop | Halving | Constant, Field(discriminator="name")] = Drop()
     augmentation: Literal["none", "crop-mirror", "crop-mirror-colour"] = Field(
-        "none", description="crop-mirror: pad 2, random crop, mirror; -colour adds brightness and contrast (MMR code)"
+        "none", description="crop-mirror: pad, random crop, mirror; -colour adds brightness and contrast (MMR code)"
     )
+    padding: int = Field(2, ge=1, description="zeros around an image before it is cropped at random (MMR code: 2)")
+    clip_norm: Positive | None = Field(None, description="largest l2 norm of a step's gradient; none: not clipped")
     initialisation: Literal["truncated-normal", "torch"] = Field(
         "truncated-normal", description="truncated-normal: sd sqrt(2/fan_in), cut at 2 sd, zero biases (000)"
     )
 
 
+class Distances(Strict):
+    """Average distances to another class, in units of the norm, misclassified points included (000 Tables 2-6)."""
+
+    norm: NormName = "l2"
+    lower: NonNegative | None = Field(None, description="lower bound by KW; the exact distance where it is known")
+    upper: NonNegative | None = Field(None, description="upper bound by the CW attack; exact where it is known")
+    region: NonNegative | None = Field(None, description="lower bound of Theorem 3.1 with the input box (Table 4)")
+    neighbours: NonNegative | None = Field(None, description="the same with neighbouring regions checked (Table 4)")
+    exact: NonNegative | None = Field(
+        None, description="percentage of the full test set whose distance Theorem 3.1 gives exactly (Table 3)"
+    )
+    exact_over_lower: NonNegative | None = Field(
+        None, description="by how many percent these exact distances exceed KW's lower bounds (Table 3)"
+    )
+
+
 class Published(Strict):
-    """One row of a paper's table, with the conditions it was measured under. Percentages."""
+    """One row of a paper's table, with the conditions it was measured under. Percentages, except distances."""
 
     paper: Literal["000", "001", "002", "003", "004"]
     table: str
@@ -79,6 +97,7 @@ class Published(Strict):
     test_error: Number | None = None
     lower: dict[Literal["l1", "l2", "linf", "union"], Number | None] = Field(default_factory=dict)
     upper: dict[Literal["l1", "l2", "linf", "union"], Number | None] = Field(default_factory=dict)
+    distances: Distances | None = Field(None, description="000 Tables 2-6: average distances instead of error bounds")
     notes: list[str] = Field(default_factory=list)
 
 

@@ -7,7 +7,7 @@ import re
 
 from robustcli.data import specs
 from robustcli.errors import RobustError
-from robustcli.recipes.model import Published, Recipe
+from robustcli.recipes.model import Distances, Published, Recipe
 from robustcli.results.rows import Row, radii
 
 # Papers print 2/255 as 0.0078.
@@ -19,7 +19,7 @@ def rows(recipe: Recipe, ours: Row) -> list[Row]:
     return [
         Row(
             kind="published",
-            name=f"paper {block.paper} Table {block.table}",
+            name=f"paper {block.paper} {place(block.table)}",
             recipe=recipe.name,
             dataset=ours.dataset,
             eps=radii(block),
@@ -30,7 +30,7 @@ def rows(recipe: Recipe, ours: Row) -> list[Row]:
             test_error_range="full test set",
             lower={norm: value / 100 for norm, value in block.lower.items() if value is not None},
             upper={norm: value / 100 for norm, value in block.upper.items() if value is not None},
-            notes=[*differences(block, ours), *block.notes],
+            notes=[*distance_words(block.distances), *differences(block, ours), *block.notes],
         )
         for block in recipe.published
     ]
@@ -49,6 +49,32 @@ def differences(block: Published, ours: Row) -> list[str]:
         if mine is not None and not math.isclose(mine, eps, rel_tol=EPS_TOLERANCE):
             found.append(f"{norm} eps: {eps_text(eps)} (ours: {eps_text(mine)})")
     return found
+
+
+def place(table: str) -> str:
+    """Where in a paper: `Table 1`, `Tables 2-5`, `appendix C`."""
+    if not table[:1].isdigit():
+        return table
+    return f"Table {table}" if table.isdecimal() else f"Tables {table}"
+
+
+def distance_words(found: Distances | None) -> list[str]:
+    """The average distances of a published row, as notes; none for a row without them."""
+    if found is None:
+        return []
+    ends = _listed({"lower": found.lower, "upper": found.upper})
+    regions = _listed({"Theorem 3.1": found.region, "neighbouring regions too": found.neighbours})
+    notes = [f"average {found.norm} distance: {ends}"] if ends else []
+    if regions:
+        notes.append(f"lower bounds from regions: {regions}")
+    if found.exact is not None:
+        beyond = f", {found.exact_over_lower:g} % above KW's bound" if found.exact_over_lower is not None else ""
+        notes.append(f"distance exact for {found.exact:g} % of the test set{beyond}")
+    return notes
+
+
+def _listed(values: dict[str, float | None]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
 
 
 def box_text(boxed: bool | None) -> str:

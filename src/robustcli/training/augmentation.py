@@ -1,6 +1,6 @@
 """Random changes of training images, as in the code of 000 (flag data_augm). Test images stay as they are.
 
-    crop-mirror          pad 2 zeros, crop at random; mirror half of the images where a mirrored image keeps its class
+    crop-mirror          pad with zeros (2), crop at random; mirror half of the images where the class allows it
     crop-mirror-colour   then brightness +-0.1 and contrast 0.6..1.4 around each channel's mean, clipped to the box
 
 All draws come from the given CPU generator, so images change alike on every device.
@@ -24,11 +24,11 @@ NOT_MIRRORED = frozenset({"mnist", "gtsrb", "svhn", "digits"})
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images [B, C, H, W] padded by PAD zeros and cut back to H x W at a random place each."""
+def crop(images: Tensor, generator: torch.Generator, padding: int = PAD) -> Tensor:
+    """Images [B, C, H, W] padded by `padding` zeros and cut back to H x W at a random place each."""
     count, _, height, width = images.shape
-    padded = F.pad(images, (PAD, PAD, PAD, PAD))
-    corner = torch.randint(0, 2 * PAD + 1, (2, count), generator=generator).to(images.device)
+    padded = F.pad(images, (padding,) * 4)
+    corner = torch.randint(0, 2 * padding + 1, (2, count), generator=generator).to(images.device)
     rows = corner[0].unsqueeze(1) + torch.arange(height, device=images.device)
     columns = corner[1].unsqueeze(1) + torch.arange(width, device=images.device)
     here = torch.arange(count, device=images.device)
@@ -50,9 +50,13 @@ def colour(images: Tensor, generator: torch.Generator, box: tuple[float, float] 
     return images if box is None else images.clamp(*box)
 
 
-def augmentation(name: str, dataset: Spec) -> Augmentation:
+def augmentation(name: str, dataset: Spec, padding: int = PAD) -> Augmentation:
     """The named change of a batch of points.
 
+    Args:
+        name: a key of STEPS, or none.
+        dataset: which images these are.
+        padding: zeros on each side before a crop.
     Raises:
         RecipeError: when the data set does not hold images.
     """
@@ -63,23 +67,23 @@ def augmentation(name: str, dataset: Spec) -> Augmentation:
             f"training.augmentation {name!r} needs images; {dataset.name} has inputs {list(dataset.input_shape)}",
             "set training.augmentation to none",
         )
-    return STEPS[name](dataset)
+    return STEPS[name](dataset, padding)
 
 
-def _crop_mirror(dataset: Spec) -> Augmentation:
+def _crop_mirror(dataset: Spec, padding: int) -> Augmentation:
     def change(images: Tensor, generator: torch.Generator) -> Tensor:
-        images = crop(images, generator)
+        images = crop(images, generator, padding)
         return images if dataset.name in NOT_MIRRORED else mirror(images, generator)
 
     return change
 
 
-def _crop_mirror_colour(dataset: Spec) -> Augmentation:
-    first = _crop_mirror(dataset)
+def _crop_mirror_colour(dataset: Spec, padding: int) -> Augmentation:
+    first = _crop_mirror(dataset, padding)
     return lambda images, generator: colour(first(images, generator), generator, dataset.box)
 
 
-STEPS: dict[str, Callable[[Spec], Augmentation]] = {
+STEPS: dict[str, Callable[[Spec, int], Augmentation]] = {
     "crop-mirror": _crop_mirror,
     "crop-mirror-colour": _crop_mirror_colour,
 }

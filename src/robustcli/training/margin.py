@@ -84,7 +84,7 @@ class Margin:
         units = self._units([d.boundary for d in found], SPARE if low else 1.0)
         classes = [d.decision < SLACK * h.gamma for d, h in zip(found, self.hinges, strict=True)]
         # A unit far in every norm has no hinge, one near in any may have it in all (`union`).
-        image, unit = (torch.stack(units).any(0) & near.any(0)).nonzero().unbind(1)
+        image, unit = (torch.stack(list(units)).any(0) & near.any(0)).nonzero().unbind(1)
         decision_image, target = torch.stack(classes).any(0).nonzero().unbind(1)
         logits = region.values[-1]
         rows, _ = margin_rows(labels, region.network.classes, logits.dtype)
@@ -93,8 +93,8 @@ class Margin:
         values, margins = region.hidden()[image, unit].abs(), region.margins(labels)[decision_image, target]
         distances = [ratio(values, norm) for norm in norms]
         if low:
-            ranked = [d.boundary.index_put((image, unit), new.detach()) for d, new in zip(found, distances, strict=True)]
-            units = self._units(ranked, 1.0)
+            pairs = zip(found, distances, strict=True)
+            units = self._units([old.boundary.index_put((image, unit), new.detach()) for old, new in pairs], 1.0)
         boundary, decision = logits.new_zeros(region.size), logits.new_zeros(region.size)
         for h, distance, mask, norm in zip(self.hinges, distances, units, decision_norms, strict=True):
             unit_hinge = h.weight * hinge(distance, h.gamma) * mask[image, unit]

@@ -15,6 +15,7 @@ METHODS = {
     "kw": "robustcli.training.kw",
     "mmr": "robustcli.training.mmr",
     "mmr-universal": "robustcli.training.mmr_universal",
+    "cross-lipschitz": "robustcli.training.cross_lipschitz",
 }
 
 
