@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from robustcli.cli.train import duration, train
-from robustcli.errors import Interrupted, RecipeError, UnknownNameError
+from robustcli.errors import Interrupted, RecipeError, UnknownNameError, UsageError
 from robustcli.networks.checkpoints import load
 from robustcli.recipes.loading import dump
 from robustcli.training import loop
@@ -100,6 +100,41 @@ def test_errors_reach_the_caller_as_errors(recipe: Path) -> None:
     assert isinstance(robust_train("--recipe", "digits-fc-plian").exception, UnknownNameError)
     assert isinstance(robust_train("--recipe", recipe, "--set", "training.epoch=1").exception, RecipeError)
     assert robust_train().exit_code == 2
+
+
+def test_evaluations_are_printed_stored_and_told(recipe: Path, tmp_path: Path) -> None:
+    done = robust_train("--recipe", recipe, "--evaluate-at", "1,3", "--evaluate-points", "20")
+    assert done.exit_code == 0
+    told = [line for line in done.stderr.splitlines() if "KW bound" in line]
+    assert [line.split("  ")[0] for line in told] == ["epoch 1", "epoch 3"]
+    assert all(len(line) <= 80 and " union " in line for line in told)
+    document = json.loads(robust_train("--recipe", recipe, "--evaluate", "--evaluate-points", "20", "--json").stdout)
+    assert [record["epoch"] for record in document["evaluations"]] == [1, 3]
+    assert set(document["evaluations"][0]["upper"]) == {"l1", "l2", "linf", "union"}
+
+
+def test_the_plan_counts_the_evaluations(recipe: Path, tmp_path: Path) -> None:
+    told = robust_train("--recipe", recipe, "--dry-run", "--evaluate", "--evaluate-points", "20")
+    assert "evaluate    3 times, about" in told.stdout
+    assert not (tmp_path / "runs").exists()
+    robust_train("--recipe", recipe, "--evaluate-at", "1", "--evaluate-points", "20", "--max-steps", "4")
+    planned = json.loads(
+        robust_train("--recipe", recipe, "--dry-run", "--evaluate", "--evaluate-points", "20", "--json").stdout
+    )
+    assert planned["evaluations"] == 2
+    assert planned["seconds_per_evaluation"] > 0
+
+
+def test_a_wrong_wish_for_evaluation_says_what_is_wrong(recipe: Path) -> None:
+    for arguments, words in (
+        (["--evaluate-at", "4"], "no epoch 4 in 1 to 3"),
+        (["--evaluate-at", "two"], "not a list of epochs"),
+        (["--evaluate-points", "5"], "but not when"),
+        (["--evaluate", "--evaluate-points", "141"], "beyond the 140 test points"),
+    ):
+        failed = robust_train("--recipe", recipe, *arguments).exception
+        assert isinstance(failed, UsageError)
+        assert words in failed.message
 
 
 def test_an_interruption_is_an_error_that_says_how_to_go_on(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,3 +103,22 @@ def test_devices_and_settings_of_torch() -> None:
         assert torch.get_num_threads() == 2
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == before
+
+
+def gradient_step(root: Path, clip: float | None) -> torch.Tensor:
+    """The change of all weights in one step of plain gradient descent with rate 1."""
+    still = {"name": "sgd", "lr": 1.0, "momentum": 0.0}
+    trainer = prepare(request(root, tiny_recipe(optimiser=still, schedule={"name": "constant"}, clip_norm=clip)))
+    before = torch.cat([weight.detach().flatten().clone() for weight in trainer.network.parameters()])
+    trainer.step(trainer.order(1))
+    return torch.cat([weight.detach().flatten() for weight in trainer.network.parameters()]) - before
+
+
+def test_clipping_shortens_the_whole_gradient_to_the_norm(tmp_path: Path) -> None:
+    free = gradient_step(tmp_path, None)
+    length = float(free.norm())
+    for clip in (0.5 * length, 1e-3):
+        clipped = gradient_step(tmp_path, clip)
+        assert float(clipped.norm()) == pytest.approx(clip, rel=1e-3)
+        assert torch.allclose(clipped / clip, free / length, atol=1e-3)
+    assert torch.equal(gradient_step(tmp_path, 2 * length), free)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -76,6 +76,22 @@ def test_single_precision_agrees_to_its_rounding() -> None:
         pairs.append([value.detach().double(), *(g.double() for g in gradients(value, net))])
     for a, b in zip(*pairs, strict=True):
         assert (a - b).norm() <= 1e-5 * a.norm()
+
+
+@pytest.mark.parametrize("selection", [own, union])
+@pytest.mark.parametrize("make", [lambda: convolutional(0, side=20), lambda: dense([30, 80, 60, 50, 4], 2)])
+def test_low_precision_chooses_the_same_units(make: Callable[[], Network], selection: Selection) -> None:
+    network = make().float()
+    generator = torch.Generator().manual_seed(0)
+    points, labels = torch.rand(6, *network.input_shape, generator=generator), torch.arange(6) % 4
+    count = network.hidden_units // 5
+    hinges = [Hinge(1.0, 1.0, 3.0), Hinge(math.inf, 0.1, 1.0)]
+    values = []
+    for products in (None, torch.bfloat16):
+        margin = Margin(hinges, count, 4, torch.zeros(network.hidden_units), selection, products=products)
+        boundary, decision = margin(Region.of(network, points), labels)
+        values.append(torch.cat([boundary, decision]).detach())
+    assert torch.allclose(*values, rtol=1e-5)
 
 
 def test_more_units_than_there_are_are_all_of_them() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from robustcli.data import datasets
 from robustcli.recipes.model import Recipe
-from robustcli.results.schema import EpochRecord
+from robustcli.results.schema import EpochRecord, EvaluationRecord
 from robustcli.training import runs
 from robustcli.training.runs import Request
 from robustcli.training.state import Place
@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "gamma": 0.2,
         "adversarial": {"name": "at", "norms": ["linf"], "steps": 2},
     },
+    "cross-lipschitz": {"name": "cross-lipschitz", "lmbd": 0.1},
     "mmr-universal": {
         "name": "mmr-universal",
         "lmbd_l1": 0.3,
@@ -80,6 +81,7 @@ class Watch:
         self.kill_at, self.kill_after_epoch = kill_at, kill_after_epoch
         self.steps: list[int] = []
         self.records: list[EpochRecord] = []
+        self.evaluations: list[EvaluationRecord] = []
         self.notes: list[str] = []
 
     def step(self, done: int, total: int, place: Place) -> None:
@@ -91,6 +93,11 @@ class Watch:
         self.records.append(record)
         if record.epoch == self.kill_after_epoch:
             raise Killed
+
+    def evaluating(self, epoch: int, done: int, total: int) -> None: ...
+
+    def evaluated(self, record: EvaluationRecord, epochs: int) -> None:
+        self.evaluations.append(record)
 
     @property
     def note(self) -> Callable[[str], None]:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 import textwrap
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from robustcli.cli import common, signals
-from robustcli.errors import Interrupted
+from robustcli.cli.training_progress import Display, duration
+from robustcli.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from robustcli.results.schema import EpochRecord
+    from robustcli.training.distributed import Group
+    from robustcli.training.evaluation import Wish
     from robustcli.training.plan import Plan
     from robustcli.training.runs import Outcome, Request
-    from robustcli.training.state import Place
 
-LINE_EVERY = 10.0
-"""Seconds between two lines of progress where no terminal can show a bar."""
+EVALUATION = "Evaluation during training"
 
 
 def train(
@@ -39,6 +38,30 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")] = False,
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", min=1, help="Stop after N more steps; the same command goes on.")
+    ] = None,
+    evaluate: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate",
+            help="Bound the robust test error after epochs 1, 2, 5, 10, 20, 50, ... and the last.",
+            rich_help_panel=EVALUATION,
+        ),
+    ] = False,
+    evaluate_at: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluate-at", metavar="EPOCHS", help="The same after these: 1,2,5,10.", rich_help_panel=EVALUATION
+        ),
+    ] = None,
+    evaluate_points: Annotated[
+        int | None,
+        typer.Option(
+            "--evaluate-points",
+            metavar="N",
+            min=1,
+            help="On the first N test points. (default: 1000)",
+            rich_help_panel=EVALUATION,
+        ),
     ] = None,
     runs: Annotated[
         Path | None, typer.Option("--runs", help="Folder of runs. (default: $ROBUST_RUNS_DIR or ./runs)")
@@ -59,6 +82,11 @@ def train(
     of work is lost, and on the CPU the weights are bit for bit those of an
     uninterrupted run. A finished run is left alone.
 
+    --evaluate certifies test points in every norm as the training goes on. It
+    costs time, but does not change the network.
+
+    Several GPUs: torchrun --nproc-per-node 2 -m robustcli train --recipe NAME
+
     Example: robust train --recipe digits-fc-kw-linf
     """
     with signals.loading():
@@ -74,17 +102,36 @@ def train(
         device=device,
         threads=threads,
     )
-    notes = Console(stderr=True, quiet=quiet, highlight=False)
+    wish = _wish(evaluate, evaluate_at, evaluate_points, request.recipe.training.epochs)
     if dry_run:
-        _plan(request, fresh, json)
+        _plan(request, fresh, wish, json)
         return
-    _train(request, notes, fresh, max_steps, json, verbose)
+    from robustcli.training.distributed import joined, own_device
+
+    request = replace(request, device=own_device(device))
+    with joined(request.device) as group:
+        notes = Console(stderr=True, quiet=quiet or not group.leads, highlight=False)
+        _train(request, notes, fresh, max_steps, wish, group, json, verbose)
 
 
-def _plan(request: Request, fresh: bool, as_json: bool) -> None:
+def _wish(evaluate: bool, at: str | None, points: int | None, epochs: int) -> Wish | None:
+    """What the options of the evaluation ask for."""
+    from robustcli.training.evaluation import Wish
+
+    if evaluate or at is not None:
+        return Wish.of(at, points, epochs)
+    if points is not None:
+        raise UsageError("--evaluate-points says on how many points, but not when", "add --evaluate or --evaluate-at")
+    return None
+
+
+def _plan(request: Request, fresh: bool, wish: Wish | None, as_json: bool) -> None:
+    from robustcli.training.distributed import rank
     from robustcli.training.plan import plan
 
-    planned = plan(request, fresh=fresh)
+    if rank() > 0:
+        return
+    planned = plan(request, fresh=fresh, evaluate=wish)
     if as_json:
         values = vars(planned) | {"run": str(planned.run.path), "recipe": request.recipe.name, "seed": request.seed}
         sys.stdout.write(jsonlib.dumps(values, indent=2) + "\n")
@@ -120,9 +167,15 @@ def _plan_lines(request: Request, planned: Plan) -> list[tuple[str, str]]:
         ("schedule", f"{training.schedule.name}: {_words(schedule)}".rstrip(": ")),
         ("images", f"augmentation {training.augmentation}"),
         ("steps", f"{planned.epochs} epochs of {planned.steps_per_epoch} batches; {planned.steps_left} steps left"),
+        *([("evaluate", _evaluations(planned))] if planned.evaluations else []),
         ("machine", f"{planned.device}, {planned.threads} threads"),
         ("time", f"about {duration(planned.seconds)} ({planned.seconds_per_step:.3g} s a step)"),
     ]
+
+
+def _evaluations(planned: Plan) -> str:
+    times = f"{planned.evaluations} time{'s' * (planned.evaluations > 1)}"
+    return f"{times}, about {duration(planned.seconds_per_evaluation)} each (with the weights as they are now)"
 
 
 def _words(values: dict[str, Any]) -> str:
@@ -142,14 +195,35 @@ def _word(value: Any) -> str:
     return str(value)
 
 
-def _train(request: Request, notes: Console, fresh: bool, max_steps: int | None, as_json: bool, verbose: bool) -> None:
+def _train(
+    request: Request,
+    notes: Console,
+    fresh: bool,
+    max_steps: int | None,
+    wish: Wish | None,
+    group: Group,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    from robustcli.training.distributed import StoppedElsewhere
     from robustcli.training.runs import train as work
 
     notes.print(f"{request.recipe.name}, seed {request.seed}: {request.run.path}", soft_wrap=True, markup=False)
+    if group.size > 1:
+        notes.print(f"{group.size} processes share every batch")
     with Display(notes, request.recipe.training.epochs, verbose) as display:
-        outcome = work(request, display, display.note, fresh=fresh, max_steps=max_steps)
+        try:
+            outcome = work(request, display, display.note, fresh=fresh, max_steps=max_steps, evaluate=wish, group=group)
+        except StoppedElsewhere as error:  # the first process says why
+            raise typer.Exit(error.exit_code) from None
+    if not group.leads:
+        return
     again = "the same command goes on from here"
     if outcome.status == "interrupted":
+        if outcome.run.finished:
+            raise Interrupted(
+                f"stopped during the evaluation; {outcome.run.path} is trained", "the same command redoes it"
+            )
         done = f"{outcome.epochs_done} of {outcome.epochs} epochs done"
         raise Interrupted(f"stopped after step {outcome.steps} ({done}); the state is in {outcome.run.path}", again)
     if as_json:
@@ -185,66 +259,6 @@ def document(request: Request, outcome: Outcome) -> dict[str, Any]:
         "epochs": outcome.epochs,
         "steps": outcome.steps,
         "figures": outcome.figures,
+        "evaluations": [record.model_dump(mode="json") for record in outcome.evaluations],
         "last_epoch": None if outcome.last is None else outcome.last.model_dump(mode="json"),
     }
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min`, `2 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-class Display:
-    """Progress on stderr: a bar with the time left on a terminal, now and then a line elsewhere."""
-
-    def __init__(self, console: Console, epochs: int, verbose: bool) -> None:
-        self.console, self.verbose = console, verbose
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[words]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal or console.quiet,
-        )
-        self.epochs, self.tested = epochs, ""
-        self.task: Any = None
-        self.last_line = time.monotonic()
-
-    def __enter__(self) -> Display:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def note(self, text: str) -> None:
-        """One sentence for the user."""
-        self.console.print(text, soft_wrap=True, markup=False)
-
-    def step(self, done: int, total: int, place: Place) -> None:
-        """Move the bar."""
-        if self.task is None:
-            self.task = self.bar.add_task("", total=total, completed=done - 1, words="")
-            self.bar.start()
-        loss = place.sums.loss / max(place.sums.points, 1)
-        epoch = f"epoch {place.epoch}/{self.epochs}"
-        self.bar.update(self.task, completed=done, description=epoch, words=f"loss {loss:.4f}{self.tested}")
-
-    def epoch(self, record: EpochRecord, epochs: int) -> None:
-        """Note the epoch's figures; print them where wanted."""
-        error = record.test_error
-        self.tested = "" if error is None else f" test {100 * error:.2f} %"
-        due = not self.console.is_terminal and time.monotonic() - self.last_line >= LINE_EVERY
-        if not (self.verbose or due or (record.epoch == epochs and not self.console.is_terminal)):
-            return
-        self.last_line = time.monotonic()
-        parts = "".join(f"  {name} {value:.4g}" for name, value in record.parts.items())
-        self.note(
-            f"epoch {record.epoch}/{epochs}  loss {record.loss:.4f}{parts}  train {100 * record.train_error:.2f} %"
-            f" {self.tested}  lr {record.learning_rate:g}  {record.seconds:.1f} s"
-        )

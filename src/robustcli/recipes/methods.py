@@ -48,6 +48,9 @@ class Conventions(Strict):
     decision_divisor: Literal["classes", "others"] = Field("classes", description="divide by K (code) or K-1 (001)")
     stabiliser: NonNegative = Field(0.0, description="added to entries of V smaller than it (code, CNN: 1e-5)")
     tie_noise: NonNegative = Field(1e-5, description="width of the uniform offsets that break ties in the selection")
+    first_pass: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision in which units are short-listed; those chosen are ranked in float32 again"
+    )
 
 
 class MaximumMargin(Strict):

@@ -19,9 +19,10 @@ from torch import Tensor
 from robustcli.norms import dual
 from robustcli.regions.affine import Region, decision_rows, unit_rows
 from robustcli.regions.box import box_distance
+from robustcli.regions.chosen_norms import decision_norms
 from robustcli.regions.distances import least
 from robustcli.regions.rounding import Errors, gamma, region_errors
-from robustcli.regions.row_norms import MEMORY, decision_norms, hidden_norms
+from robustcli.regions.row_norms import MEMORY, hidden_norms
 
 FIRST_UNITS = 16  # hyperplanes looked at in the first round of the lazy minimum; doubled every round
 MOST_UNITS = 128

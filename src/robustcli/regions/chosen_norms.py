@@ -14,10 +14,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from robustcli.networks.network import Block, margin_rows
 from robustcli.networks.rows import Rows
 from robustcli.regions.affine import Region
-from robustcli.regions.effective import Convolution, effective
+from robustcli.regions.effective import Convolution, Dense, effective
 from robustcli.regions.first_layer import combine, power_sum, root, row_norms
+from robustcli.regions.row_norms import MEMORY
 from robustcli.regions.windows import second_rows
 
 
@@ -66,6 +68,35 @@ def chosen_norms(
     return hidden, decisions
 
 
+@torch.no_grad()
+def decision_norms(
+    region: Region, labels: Tensor, qs: Sequence[float], width: float = 0.0, memory: int = MEMORY
+) -> list[Tensor]:
+    """||V_y^(L+1) - V_s^(L+1)||_q for every s != y, s ascending: one tensor [B, K-1] per exponent, without gradients.
+
+    Args:
+        region: regions of B points.
+        labels: y, [B].
+        qs, width: as in `chosen_norms`.
+        memory: bytes for the arrays of one piece (one image is the smallest piece).
+    """
+    network, like = region.network, region.values[-1]
+    others = network.classes - 1
+    numbers = 4 * others * max(math.prod(network.input_shape), *(block.units for block in network.blocks))
+    step = max(1, memory // (numbers * like.element_size()))
+    rows, _ = margin_rows(labels, network.classes, like.dtype)
+    none = labels[:0]
+    pieces: list[list[Tensor]] = [[] for _ in qs]
+    for start in range(0, region.size, step):
+        part = rows[start : start + step]
+        image = torch.arange(len(part), device=rows.device).repeat_interleave(others)
+        chosen = Hyperplanes(none, none, image, part.flatten(0, 1))
+        _, found = chosen_norms(region.take(slice(start, start + step)), chosen, qs, width)
+        for piece, norms in zip(pieces, found, strict=True):
+            piece.append(norms.view(len(part), others))
+    return [torch.cat(piece) for piece in pieces]
+
+
 def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple[Tensor, list[Tensor]]]]:
     """Rows of V at the input for all chosen hyperplanes above the first layer.
 
@@ -84,7 +115,7 @@ def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple
     for level in reversed(range(len(blocks))):
         block = blocks[level]
         if level < len(blocks) - 1:
-            carried = carried.times(masks[level])
+            carried = carried.masked(masks[level] > 0)
         if level == 0:
             break
         carried = carried.through(block)
@@ -97,7 +128,7 @@ def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple
             order, strips = second_rows(stack[0], stack[1], masks[0], image[own], unit[own] - ends[0])
             windows.append((own[order], strips))
             continue
-        new = Rows.units(block.out_shape, image[own], unit[own] - ends[level - 1], carried.values.dtype).through(block)
+        new = _unit_rows(block, stack[level], image[own], unit[own] - ends[level - 1], carried.values.dtype)
         if new.window is not None:
             windows.append((own, [_to_input(region, new, level).values.flatten(1)]))
         else:
@@ -111,10 +142,19 @@ def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple
     return torch.cat([own for own, _ in pieces]) if pieces else numbers[:0], pieces
 
 
+def _unit_rows(
+    block: Block, layer: Convolution | Dense | None, image: Tensor, unit: Tensor, dtype: torch.dtype
+) -> Rows:
+    """Rows of the block for chosen outputs, acting on its input."""
+    if isinstance(layer, Dense):
+        return Rows(image, layer.weight.index_select(0, unit).view(-1, *layer.in_shape), layer.in_shape)
+    return Rows.units(block.out_shape, image, unit, dtype).through(block)
+
+
 def _to_input(region: Region, rows: Rows, level: int) -> Rows:
     """Rows acting on the input of block `level`, as rows acting on the network's input."""
     for below in reversed(range(level)):
-        rows = rows.times(region.masks[below]).through(region.network.blocks[below])
+        rows = rows.masked(region.masks[below] > 0).through(region.network.blocks[below])
     return rows.inside()
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from robustcli.networks.network import Network
 from robustcli.norms import dual
 from robustcli.regions.affine import Region
-from robustcli.regions.row_norms import MEMORY, decision_norms, hidden_norms
+from robustcli.regions.chosen_norms import decision_norms
+from robustcli.regions.row_norms import MEMORY, hidden_norms
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def distances_of(
     """The same for regions already built; `floor` and `products` as in `row_norms.hidden_norms`."""
     qs = [dual(p) for p in ps]
     units = hidden_norms(region, qs, floor=floor, products=products, memory=memory)
-    decisions = decision_norms(region, labels, qs, floor=floor, memory=memory)
+    decisions = decision_norms(region, labels, qs, floor, memory)
     values, margins = region.hidden().abs(), region.margins(labels)
     return [
         RegionDistances(ratio(values, unit), ratio(margins, decision), p)

@@ -42,7 +42,9 @@ class Convolution:
         tap = (a + self.padding - s * e).to(rows.device)
         chosen, present = tap.clamp(0, k - 1), ((tap >= 0) & (tap < k)).to(rows.dtype)
         kernel = self.weight[:, :, chosen][:, :, :, :, chosen] * present.view(s, -1, 1, 1) * present
-        return F.conv2d(rows, kernel.permute(1, 2, 4, 0, 3, 5).flatten(0, 2), None, 1, last).flatten(1)
+        found = F.conv2d(rows, kernel.permute(1, 2, 4, 0, 3, 5).flatten(0, 2), None, 1, last)
+        last_channels = found.is_contiguous(memory_format=torch.channels_last)
+        return (found.permute(0, 2, 3, 1) if last_channels else found).flatten(1)
 
     def _sides(self) -> tuple[Shape, Shape]:
         return self.in_shape[1:], self.out_shape[1:]

@@ -1,9 +1,8 @@
-"""Norms of the rows V_j^(l) of all hidden units, and of the decision rows V_y - V_s, on each point's region.
+"""Norms of the rows V_j^(l) of all hidden units on each point's region, without gradients.
 
-Without gradients, for all rows at once, some images at a time. The first layer's norms are the same for every point.
-Plain stacks of convolutions, then dense layers are pushed forwards (`regions.forwards`); in other networks (pooling,
-two layers without a ReLU between) every unit is pulled back from its layer. The few decision rows always are. Norms
-with gradients, for chosen rows, are in `regions.chosen_norms`.
+The first layer's norms are the same for every point. Above it, plain stacks of convolutions, then dense layers are
+pushed forwards (`regions.forwards`), some images at a time; in other networks (pooling, two layers without a ReLU
+between) every unit is pulled back from its layer. Norms of chosen rows and of decision rows: `regions.chosen_norms`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robustcli.networks.network import Network
-from robustcli.regions.affine import Region, adjoint, decision_rows
+from robustcli.regions.affine import Region, adjoint
 from robustcli.regions.effective import Convolution, Dense, effective
 from robustcli.regions.first_layer import row_norms
 from robustcli.regions.forwards import Forwards, Norms, Sums
@@ -58,27 +57,6 @@ def hidden_norms(
         layers = walk(masks)
         for index, piece in enumerate(pieces):
             piece.append(torch.cat([first[index].expand(len(masks[0]), -1), *(norms[index] for norms in layers)], 1))
-    return [torch.cat(piece) for piece in pieces]
-
-
-@torch.no_grad()
-def decision_norms(
-    region: Region, labels: Tensor, qs: Sequence[float], *, floor: float = 0.0, memory: int = MEMORY
-) -> Norms:
-    """||V_y^(L+1) - V_s^(L+1)||_q for every s != y, s ascending: one tensor [B, K-1] per exponent.
-
-    Arguments as in `hidden_norms`; the floor counts in every layer.
-    """
-    network, like = region.network, region.values[-1]
-    sums = Sums(floor, math.prod(network.input_shape))
-    numbers = 3 * (network.classes - 1) * max(sums.inputs, *(block.units for block in network.blocks))
-    step = max(1, memory // (numbers * like.element_size()))
-    pieces: list[list[Tensor]] = [[] for _ in qs]
-    for start in range(0, region.size, step):
-        part = slice(start, start + step)
-        rows = decision_rows(region.take(part), labels[part]).flatten(2)
-        for piece, q in zip(pieces, qs, strict=True):
-            piece.append(sums.whole(rows, q))
     return [torch.cat(piece) for piece in pieces]
 
 

@@ -4,6 +4,7 @@ weights.safetensors   the network and its metadata (there once training is finis
 recipe.yaml           the resolved recipe (absent for imported models)
 overrides.json        the `--set` overrides, as typed
 metrics.jsonl         one line an epoch
+evaluations.jsonl     one line an evaluation during training
 resume.safetensors    the state of an unfinished training
 results/, witnesses/  see `robustcli.results.schema`
 """
@@ -47,6 +48,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations.jsonl"
 
     @property
     def resume(self) -> Path:

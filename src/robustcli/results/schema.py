@@ -64,11 +64,19 @@ class PointRecord(Record):
     margin_upper: float | None = Field(None, description="float64 margin of the witness (or of the clean point)")
     distance_lower: float | None = Field(None, description="proved lower bound on the smallest perturbation; null: inf")
     distance_upper: float | None = Field(None, description="norm of the nearest misclassified point found")
-    exact: bool | None = Field(None, description="the lower bound is the exact distance (Theorem 3.1 of 000)")
+    exact: bool | None = Field(None, description="the two distances meet: the exact distance, up to 1e-6")
     witness: str | None = Field(None, description="file name under witnesses/")
     reason: str | None = Field(None, description="why unknown: time-out, tie, gap, solver status")
     seconds: float = Field(ge=0)
     details: dict[str, Any] = Field(default={}, description="per method: bounds, nodes, unstable units, ...")
+
+
+class Histogram(Record):
+    """Counts of correctly classified points by their distances, in equal bins from 0 to `last`."""
+
+    last: float = Field(gt=0, description="end of the last bin")
+    lower: list[int] = Field(description="points by proved lower bound")
+    upper: list[int] = Field(description="points by the nearest misclassified point found")
 
 
 class Summary(Record):
@@ -81,6 +89,10 @@ class Summary(Record):
     robust_error_upper: float | None = Field(None, description="not proved robust")
     verdicts: dict[Verdict, int] = {}
     distance: dict[str, float] | None = Field(None, description="mean_lower, mean_upper, share_exact, ...")
+    methods: dict[str, dict[str, float]] | None = Field(
+        None, description="bound-distance: per method mean, median, share_exact alone; best_*: the best so far"
+    )
+    histogram: Histogram | None = Field(None, description="bound-distance: how the distances are distributed")
     seconds: float
 
 
@@ -132,9 +144,29 @@ class EpochRecord(Record):
     seconds: float = Field(description="of this epoch")
 
 
+class EvaluationRecord(Record):
+    """One line of a run's `evaluations.jsonl`: bounds on the robust error of the network after an epoch."""
+
+    epoch: int = Field(ge=1)
+    model: str = Field(description="hash of architecture and weights")
+    points: int = Field(ge=1, description="the first N test points")
+    error: float = Field(description="share of these points misclassified")
+    eps: dict[str, float] = Field(description="radius per norm")
+    boxed: bool = Field(description="the balls are cut with the input box")
+    upper: dict[str, float] = Field(
+        description="share not certified by the KW dual bound, per norm; union: not certified in at least one of them"
+    )
+    seconds: float
+
+
 def json_schema() -> dict[str, Any]:
     """JSON schema of all stored objects, by name."""
-    kinds: dict[str, type[Record]] = {"result": ResultDocument, "point": PointRecord, "epoch": EpochRecord}
+    kinds: dict[str, type[Record]] = {
+        "result": ResultDocument,
+        "point": PointRecord,
+        "epoch": EpochRecord,
+        "evaluation": EvaluationRecord,
+    }
     return {"$id": SCHEMA, **{name: kind.model_json_schema(by_alias=True) for name, kind in kinds.items()}}
 
 

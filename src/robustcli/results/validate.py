@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from robustcli.results import store
 from robustcli.results.collect import Report
 from robustcli.results.runs import RunFolder
-from robustcli.results.schema import EpochRecord, PointRecord, Question, ResultDocument, json_schema
+from robustcli.results.schema import EpochRecord, EvaluationRecord, PointRecord, Question, ResultDocument, json_schema
 
 
 def published_schema() -> dict[str, Any]:
@@ -50,6 +50,8 @@ def validate(runs: list[RunFolder]) -> Checked:
 def _files(run: RunFolder) -> Iterator[tuple[Path, type[BaseModel], bool]]:
     if run.metrics.is_file():
         yield run.metrics, EpochRecord, True
+    if run.evaluations.is_file():
+        yield run.evaluations, EvaluationRecord, True
     for folder in run.question_dirs():
         yield folder / "question.json", Question, False
         for path in store.points_files(folder):

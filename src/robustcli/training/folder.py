@@ -64,7 +64,7 @@ def put_away(run: RunFolder) -> Path | None:
     Raises:
         UsageError: when the folder cannot be written.
     """
-    files = [run.weights, run.resume, run.metrics, run.recipe_file, run.overrides_file]
+    files = [run.weights, run.resume, run.metrics, run.evaluations, run.recipe_file, run.overrides_file]
     files = [file for file in files if file.is_file()]
     if not files:
         return None
@@ -80,13 +80,14 @@ def put_away(run: RunFolder) -> Path | None:
 
 
 def rewind(run: RunFolder, epoch: int) -> None:
-    """Drop lines of `metrics.jsonl` that a crash tore or whose state was lost: those from `epoch` on."""
-    if not run.metrics.is_file():
-        return
-    lines = run.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _epoch(line) < epoch]
-    if len(kept) < len(lines):
-        write_text(run.metrics, "".join(line + "\n" for line in kept))
+    """Drop lines of metrics and evaluations that a crash tore or whose state was lost: those from `epoch` on."""
+    for path in (run.metrics, run.evaluations):
+        if not path.is_file():
+            continue
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _epoch(line) < epoch]
+        if len(kept) < len(lines):
+            write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _epoch(line: str) -> float:

@@ -25,15 +25,19 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[StopRequest]:
+def listening(patient: bool = False) -> Iterator[StopRequest]:
     """The first signal sets the request; a second one raises KeyboardInterrupt at once. Old handlers come back.
 
     Signals reach only the main thread; elsewhere the request stays unset.
+
+    Args:
+        patient: later signals are ignored. `torchrun` hands a Ctrl-C of the terminal, which its processes have seen
+            already, to them once more; it ends those that do not stop within half a minute itself.
     """
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.asked:
+        if request.asked and not patient:
             raise KeyboardInterrupt
         request.asked = True
 

@@ -21,9 +21,11 @@ from robustcli.files import append_lines
 from robustcli.networks.network import Network, margins
 from robustcli.recipes.model import Recipe
 from robustcli.results.runs import RunFolder
-from robustcli.results.schema import EpochRecord
-from robustcli.training import state
+from robustcli.results.schema import EpochRecord, EvaluationRecord
+from robustcli.training import evaluation, state
 from robustcli.training.augmentation import augmentation
+from robustcli.training.distributed import ALONE, Group
+from robustcli.training.evaluation import Evaluation
 from robustcli.training.objective import Moment, Objective
 from robustcli.training.randomness import generator
 from robustcli.training.schedules import learning_rate, optimiser
@@ -34,7 +36,7 @@ SAVE_EVERY = 60.0
 TEST_BATCH = 500
 
 
-class Watcher(Protocol):
+class Watcher(evaluation.Watcher, Protocol):
     """Told what happens; prints or draws it."""
 
     def step(self, done: int, total: int, place: Place) -> None:
@@ -50,6 +52,10 @@ class Silent:
     def step(self, done: int, total: int, place: Place) -> None: ...
 
     def epoch(self, record: EpochRecord, epochs: int) -> None: ...
+
+    def evaluating(self, epoch: int, done: int, total: int) -> None: ...
+
+    def evaluated(self, record: EvaluationRecord, epochs: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ class Trainer:
         seed: of all random numbers.
         run: folder for metrics and resume states.
         origin: what a resume state records of the start.
+        group: the processes that share every batch; only the first one writes.
+
+    `evaluation`, when set, is asked after every epoch; it leaves no trace in the weights.
     """
 
     def __init__(
@@ -83,13 +92,16 @@ class Trainer:
         seed: int,
         run: RunFolder,
         origin: Origin,
+        group: Group = ALONE,
     ) -> None:
+        group.check(network)
         self.recipe, self.settings = recipe, recipe.training
         self.network, self.objective = network, objective
         self.train, self.test, self.seed = train, test, seed
-        self.run_folder, self.origin = run, origin
+        self.run_folder, self.origin, self.group = run, origin, group
+        self.evaluation: Evaluation | None = None
         self.optimiser = optimiser(self.settings, network.parameters())
-        self.augment = augmentation(self.settings.augmentation, train.spec)
+        self.augment = augmentation(self.settings.augmentation, train.spec, self.settings.padding)
         self.device = network.device
         self.place = Place()
         self.batch = min(self.settings.batch_size, len(train))
@@ -116,14 +128,20 @@ class Trainer:
         Raises:
             RecipeError: when the loss or the weights stop being finite; the last good resume state is kept.
         """
-        started, saved_at = self.steps_done, time.monotonic()
-        while self.place.epoch <= self.settings.epochs:
+        started = self.steps_done
+        while True:
             epoch = self.place.epoch
+            if self.place.step == 0 and not self.evaluate(watcher, stop):
+                return Stopped("asked", self.place)
+            if epoch > self.settings.epochs:
+                return Stopped("finished", self.place)
             order = self.order(epoch)
             self.set_rate(learning_rate(self.settings, epoch))
             self.network.train()
+            saved_at = time.monotonic()
             while self.place.step < self.steps_per_epoch:
-                why = "asked" if stop() else "limit" if max_steps == self.steps_done - started else None
+                asked = self.group.any(stop())
+                why = "asked" if asked else "limit" if max_steps == self.steps_done - started else None
                 if why is not None:
                     self.save()
                     return Stopped(why, self.place)
@@ -135,10 +153,11 @@ class Trainer:
                 if now - saved_at >= SAVE_EVERY:
                     self.save()
                     saved_at = time.monotonic()
-            record = self.end_epoch()
-            watcher.epoch(record, self.settings.epochs)
-            saved_at = time.monotonic()
-        return Stopped("finished", self.place)
+            watcher.epoch(self.end_epoch(), self.settings.epochs)
+
+    def evaluate(self, watcher: Watcher, stop: Callable[[], bool]) -> bool:
+        """Evaluate the network of the epoch that just ended, where that is asked for; False: stopped before the end."""
+        return self.evaluation is None or self.evaluation(self.network, self.place.epoch - 1, watcher, stop)
 
     def order(self, epoch: int) -> Tensor:
         """The order of the training points in an epoch: [rows] int64."""
@@ -150,31 +169,38 @@ class Trainer:
             group["lr"] = rate
 
     def step(self, order: Tensor) -> None:
-        """One optimiser step on the batch that is next in `order`."""
+        """One optimiser step on the batch that is next in `order`; each process works on its share of it."""
         epoch, step = self.place.epoch, self.place.step
         index = order[step * self.batch : (step + 1) * self.batch]
         points = self.train.points(index, dtype=torch.float32, device=self.device)
         labels = self.train.labels_tensor(index, device=self.device)
         points = self.augment(points, generator(self.seed, "augmentation", epoch, step))
-        noise = generator(self.seed, "objective", epoch, step, device=self.device)
+        share = self.group.share(len(index))
+        points, labels = points[share.index].contiguous(), labels[share.index]
+        noise = generator(self.seed, "objective", epoch, step, *self.group.seeding, device=self.device)
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.objective(self.network, points, labels, Moment(epoch, self.settings.epochs, step, noise))
-        errors = (loss.logits.detach().argmax(1) != labels).sum()
+        wrong = (loss.logits.detach().argmax(1) != labels).double().mean()
         # One transfer from the device a step.
-        values = [part.detach().to(self.device, torch.float64) for part in (loss.total, errors, *loss.parts.values())]
-        total, wrong, *parts = torch.stack(values).tolist()
+        values = [part.detach().to(self.device, torch.float64) for part in (loss.total, wrong, *loss.parts.values())]
+        total, error_rate, *parts = self.group.mean(torch.stack(values).cpu(), share.weight).tolist()
         if not math.isfinite(total):
             raise self.diverged(f"the loss is {total}")
         loss.total.backward()
+        self.group.average_gradients(self.network.parameters(), share.weight)
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         self.optimiser.step()
-        self.place.sums.add(len(index), total, int(wrong), dict(zip(loss.parts, parts, strict=True)))
+        self.place.sums.add(
+            len(index), total, round(error_rate * len(index)), dict(zip(loss.parts, parts, strict=True))
+        )
         self.place.step += 1
 
     def end_epoch(self) -> EpochRecord:
         """Write the epoch's metrics, go to the next epoch, write the resume state."""
         begun = time.monotonic()
         sums = self.place.sums
-        test_error = error(self.network, self.test)
+        test_error = error(self.network, self.test, self.group)
         record = EpochRecord(
             epoch=self.place.epoch,
             steps=self.steps_done,
@@ -187,7 +213,8 @@ class Trainer:
         )
         self.check_weights()
         # First the line, then the state: a line whose state was lost is dropped on resume (`runs.rewind`).
-        append_lines(self.run_folder.metrics, [record.model_dump_json()])
+        if self.group.leads:
+            append_lines(self.run_folder.metrics, [record.model_dump_json()])
         self.place = Place(self.place.epoch + 1, 0, Sums())
         self.save()
         return record
@@ -195,7 +222,8 @@ class Trainer:
     def save(self) -> None:
         """Write the resume state, unless the weights are broken."""
         self.check_weights()
-        state.save(self.run_folder.resume, self.network, self.optimiser, self.place, self.origin)
+        if self.group.leads:
+            state.save(self.run_folder.resume, self.network, self.optimiser, self.place, self.origin)
 
     def check_weights(self) -> None:
         """Raises: RecipeError when a weight is not finite."""
@@ -212,14 +240,14 @@ class Trainer:
 
 
 @torch.no_grad()
-def error(network: Network, split: Split) -> float:
+def error(network: Network, split: Split, group: Group = ALONE) -> float:
     """Share of the split's points that are misclassified (margin < 0), in the precision of the network."""
     was_training = network.training
     network.eval()
     wrong = 0
-    for index in torch.arange(len(split)).split(TEST_BATCH):
+    for index in torch.arange(len(split)).split(TEST_BATCH)[group.rank :: group.size]:
         points = split.points(index, dtype=network.dtype, device=network.device)
         labels = split.labels_tensor(index, device=network.device)
         wrong += int((margins(network(points), labels) < 0).sum())
     network.train(was_training)
-    return wrong / len(split)
+    return int(group.sum(torch.tensor(wrong))) / len(split)

@@ -24,6 +24,9 @@ from robustcli.regions.chosen_norms import Hyperplanes, chosen_norms
 from robustcli.regions.distances import distances_of, ratio
 from robustcli.training.hinges import hinge, nearest_units
 
+FIRST_PASS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+"""By the name in recipes: precision of the first pass, None for that of the network."""
+
 SLACK = 1 + 1e-4  # on gamma, so that rounding in the first pass drops no hyperplane whose hinge is positive
 LOW_SLACK, SPARE = 1.03, 1.1  # on gamma and on k_B, where the first pass is of low precision
 

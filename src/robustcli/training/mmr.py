@@ -25,7 +25,7 @@ from robustcli.recipes.model import Recipe
 from robustcli.regions.affine import Region
 from robustcli.training.adversarial import Box, attacked_batch, radii
 from robustcli.training.hinges import decision_divisor, nearest_count, tie_offsets, warmup
-from robustcli.training.margin import Hinge, Margin
+from robustcli.training.margin import FIRST_PASS, Hinge, Margin
 from robustcli.training.objective import Loss, Moment, Objective
 
 
@@ -61,6 +61,7 @@ class MaximumMargin:
             divisor=decision_divisor(settings.conventions, network.classes),
             offsets=self.offsets,
             stabiliser=settings.conventions.stabiliser,
+            products=FIRST_PASS[settings.conventions.first_pass],
             boundary=settings.boundary,
         )
         boundary, decision = margin(region, labels)

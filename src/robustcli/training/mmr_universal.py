@@ -21,7 +21,7 @@ from robustcli.recipes.methods import MaximumMarginUniversal as Settings
 from robustcli.recipes.model import Recipe
 from robustcli.regions.affine import Region
 from robustcli.training.hinges import decision_divisor, nearest_count, tie_offsets, warmup
-from robustcli.training.margin import Hinge, Margin, Selection, own, union
+from robustcli.training.margin import FIRST_PASS, Hinge, Margin, Selection, own, union
 from robustcli.training.objective import Loss, Moment, Objective
 
 SELECTIONS: dict[str, Selection] = {"union": union, "separate": own}
@@ -52,6 +52,7 @@ class MaximumMarginUniversal:
             offsets=self.offsets,
             selection=SELECTIONS[settings.selection],
             stabiliser=settings.conventions.stabiliser,
+            products=FIRST_PASS[settings.conventions.first_pass],
         )
         boundary, decision = margin(region, labels)
         boundary, decision = boundary.mean(), decision.mean()

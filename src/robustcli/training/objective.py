@@ -50,7 +50,11 @@ class Loss:
 
 
 class Objective(Protocol):
-    """A training method."""
+    """A training method.
+
+    The total is a mean over the points of the batch, plus terms of the weights alone: so several processes can share a
+    batch (`training.distributed`).
+    """
 
     def __call__(self, network: Network, points: Tensor, labels: Tensor, moment: Moment) -> Loss:
         """The loss of points [B, *input_shape] (float32, scaled to the input box) with labels [B]."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from robustcli.results.runs import RunFolder
+from robustcli.training import state
+from robustcli.training.distributed import ALONE
+from robustcli.training.evaluation import Evaluation, Wish
 from robustcli.training.folder import check_unchanged
 from robustcli.training.loop import TEST_BATCH, Trainer
 from robustcli.training.repeatable import repeatable
@@ -23,7 +26,9 @@ class Plan:
         status: `finished`, `goes on` or `starts`.
         epoch, step: where it would start.
         seconds_per_step: measured on this machine now.
-        seconds: estimate for all that is left, tests included.
+        evaluations: how many are left.
+        seconds_per_evaluation: scaled up from a batch, with the weights as they are now.
+        seconds: estimate for all that is left, tests and evaluations included.
     """
 
     status: str
@@ -39,12 +44,14 @@ class Plan:
     steps_per_epoch: int
     steps_left: int
     seconds_per_step: float
+    evaluations: int
+    seconds_per_evaluation: float
     seconds: float
     device: str
     threads: int
 
 
-def plan(request: Request, *, fresh: bool = False) -> Plan:
+def plan(request: Request, *, fresh: bool = False, evaluate: Wish | None = None) -> Plan:
     """Measure two steps on a throw-away network and say what would be done; nothing is written."""
     run, recipe = request.run, request.recipe
     if not fresh:
@@ -52,11 +59,13 @@ def plan(request: Request, *, fresh: bool = False) -> Plan:
     trainer = prepare(request)
     finished = run.finished and not fresh
     goes_on = run.resume.is_file() and not run.finished and not fresh
-    threads = resume(trainer, request, lambda text: None) if goes_on else trainer.origin.threads
+    saved = state.load(run.resume) if goes_on else None
+    threads = resume(trainer, saved, request, lambda text: None)
     place = trainer.place
     left = 0 if finished else trainer.total_steps - trainer.steps_done
     with repeatable(trainer.device, threads):
         per_step, per_test = _timed(trainer) if left else (0.0, 0.0)
+        evaluations, per_evaluation = _evaluations(trainer, evaluate, fresh, finished)
     tests = recipe.training.epochs - place.epoch + 1
     return Plan(
         status="finished" if finished else "goes on" if goes_on else "starts",
@@ -72,10 +81,23 @@ def plan(request: Request, *, fresh: bool = False) -> Plan:
         steps_per_epoch=trainer.steps_per_epoch,
         steps_left=left,
         seconds_per_step=per_step,
-        seconds=left * per_step + (tests * per_test if left else 0.0),
+        evaluations=evaluations,
+        seconds_per_evaluation=per_evaluation,
+        seconds=left * per_step + (tests * per_test if left else 0.0) + evaluations * per_evaluation,
         device=str(trainer.device),
         threads=threads,
     )
+
+
+def _evaluations(trainer: Trainer, wish: Wish | None, fresh: bool, finished: bool) -> tuple[int, float]:
+    """How many evaluations are left, and the seconds of one."""
+    if wish is None:
+        return 0, 0.0
+    evaluation, place = Evaluation(wish, trainer.recipe, trainer.test, trainer.run_folder, ALONE), trainer.place
+    if not fresh:
+        evaluation.look()
+    left = evaluation.left(trainer.recipe.training.epochs if finished else place.epoch - (place.step == 0))
+    return left, evaluation.estimate(trainer.network) if left else 0.0
 
 
 def _timed(trainer: Trainer) -> tuple[float, float]:

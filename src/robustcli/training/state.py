@@ -55,13 +55,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run was started with; a run goes on only under the same."""
+    """What a run was started with, the machine included.
+
+    Recipe, data and seed must stay; threads, device and processes may change at the price of the last digits.
+    """
 
     recipe_hash: str
     data_hash: str
     seed: int
     threads: int
     device: str
+    processes: int = 1
 
 
 def save(path: Path, network: Network, optimiser: torch.optim.Optimizer, place: Place, origin: Origin) -> None:
