@@ -115,7 +115,7 @@ def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple
     for level in reversed(range(len(blocks))):
         block = blocks[level]
         if level < len(blocks) - 1:
-            carried = carried.masked(masks[level] > 0)
+            carried = carried.masked(masks[level])
         if level == 0:
             break
         carried = carried.through(block)
@@ -154,7 +154,7 @@ def _unit_rows(
 def _to_input(region: Region, rows: Rows, level: int) -> Rows:
     """Rows acting on the input of block `level`, as rows acting on the network's input."""
     for below in reversed(range(level)):
-        rows = rows.masked(region.masks[below] > 0).through(region.network.blocks[below])
+        rows = rows.masked(region.masks[below]).through(region.network.blocks[below])
     return rows.inside()
 
 
