@@ -56,7 +56,8 @@ def test_defaults_keep_their_values() -> None:
         "clip_norm": None,
         "initialisation": "truncated-normal",
     }
-    conventions = {"decision_divisor": "classes", "stabiliser": 0.0, "tie_noise": 1e-5, "first_pass": "float32"}
+    conventions = {"decision_divisor": "classes", "stabiliser": 0.0, "tie_noise": 1e-5}
+    conventions |= {"first_layer": "inside", "first_pass": "float32"}
     mmr = MaximumMargin(name="mmr", norm="linf", lmbd=1, gamma=1).model_dump()
     assert mmr["conventions"] == conventions
     assert (mmr["warmup_epochs"], mmr["nearest"], mmr["boundary"]) == (10, {"start": 0.1, "end": 0.02}, True)

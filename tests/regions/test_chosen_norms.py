@@ -11,6 +11,7 @@ from torch import Tensor
 from robustcli.networks.network import Network, margin_rows
 from robustcli.regions.affine import Region
 from robustcli.regions.chosen_norms import Hyperplanes, chosen_norms
+from robustcli.regions.conventions import Convention
 from robustcli.regions.distances import ratio
 from tests.nets import STACKS, convolutional, dense, golden_network
 from tests.regions.dense import distances
@@ -44,7 +45,7 @@ def test_values_and_gradients_agree_with_the_jacobian(name: str, width: float, q
     points, labels = points_of(network, 3), torch.arange(3) % network.classes
     region = Region.of(network, points)
     chosen, units, classes = some(network, points, labels)
-    ([norms], [decisions]) = chosen_norms(region, chosen, [q], width)
+    ([norms], [decisions]) = chosen_norms(region, chosen, [q], Convention(width))
     boundary, decision = distances(network, points, labels, q, width)
     values = ratio(region.hidden().abs()[chosen.image, chosen.unit], norms)
     margins = ratio(region.margins(labels)[classes[:, 0], classes[:, 1]], decisions)
@@ -92,7 +93,7 @@ def test_stabiliser_only_above_the_first_layer() -> None:
     rows, _ = margin_rows(label, 3, torch.float64)
     chosen = Hyperplanes(torch.zeros(7, dtype=torch.long), torch.arange(7), torch.zeros(2, dtype=torch.long), rows[0])
     ([exact], _) = chosen_norms(Region.of(network, x), chosen, [1.0])
-    ([steady], [decisions]) = chosen_norms(Region.of(network, x), chosen, [1.0], 0.6)
+    ([steady], [decisions]) = chosen_norms(Region.of(network, x), chosen, [1.0], Convention(0.6))
     assert torch.equal(exact[:4], steady[:4])
     # rows (1, -2.875), (-2, 1.5), (3, -.5): only the entry -.5 is smaller than .6, and becomes .1
     assert torch.allclose(steady[4:], torch.tensor([3.875, 3.5, 3.1], dtype=torch.float64))

@@ -57,3 +57,12 @@ def test_zero_filters_have_norm_and_gradient_zero(q: float) -> None:
     assert (norms[0] == 0).all()
     assert layer.weight.grad is not None
     assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("q", [1.0, 2.0, math.inf])
+def test_whole_filters_are_what_the_middle_has(q: float) -> None:
+    layer = Conv2d((2, 8, 8), 3, 3, 1, 1).double()
+    cut, whole = row_norms(Block([layer]), q), row_norms(Block([layer]), q, full_filter=True)
+    assert torch.allclose(whole, cut[:, 3:4, 3:4].expand_as(cut))
+    assert (cut <= whole + 1e-12).all()
+    assert q == math.inf or (cut[:, 0] < whole[:, 0]).all()

@@ -10,6 +10,7 @@ import torch
 from robustcli.networks.layers import Conv2d
 from robustcli.networks.network import Block, Network
 from robustcli.regions.affine import Region
+from robustcli.regions.conventions import Convention
 from robustcli.regions.effective import effective
 from robustcli.regions.forwards import Forwards, Sums
 from robustcli.regions.row_norms import Backwards, hidden_norms, walker
@@ -40,7 +41,7 @@ def test_floor(name: str, q: float) -> None:
     network = STACKS[name]
     points = points_of(network, 2)
     region = Region.of(network, points)
-    (hidden,) = hidden_norms(region, [q], floor=0.3)
+    (hidden,) = hidden_norms(region, [q], convention=Convention(0.3))
     for row, point in enumerate(points):
         *rows, _ = jacobians(network, point)
         raised = [rows[0], *(part.abs().clamp(min=0.3) for part in rows[1:])]

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustcli.networks.network import Network
 from robustcli.norms import dual
 from robustcli.regions.affine import Region
+from robustcli.regions.conventions import Convention
 from robustcli.training.hinges import hinge, nearest_units
 from robustcli.training.margin import Hinge, Margin, Selection, own, union
 from tests.nets import STACKS, convolutional, dense, golden_network
@@ -29,7 +30,7 @@ HINGES = [Hinge(1.0, 2.0, 3.0), Hinge(math.inf, 0.3, 1.0), Hinge(2.0, 0.5, 0.7)]
 
 def in_full(margin: Margin, network: Network, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The same from all distances, all with gradients."""
-    found = [distances(network, points, labels, dual(h.p), margin.stabiliser) for h in margin.hinges]
+    found = [distances(network, points, labels, dual(h.p), margin.convention.stabiliser) for h in margin.hinges]
     masks = [nearest_units(boundary, margin.count, margin.offsets) for boundary, _ in found]
     boundary, decision = points.new_zeros(len(points)), points.new_zeros(len(points))
     for h, mask, (units, classes) in zip(margin.hinges, margin.selection(masks), found, strict=True):
@@ -49,7 +50,9 @@ def test_agrees_with_the_full_form(name: str, width: float, hinges: Sequence[Hin
     labels = torch.arange(3) % network.classes
     units = network.hidden_units
     for boundary in (True, False):
-        margin = Margin(hinges, max(1, units // 4), network.classes, torch.zeros(units), selection, width, boundary)
+        margin = Margin(
+            hinges, max(1, units // 4), network.classes, torch.zeros(units), selection, Convention(width), boundary
+        )
         found, expected = margin(Region.of(network, points), labels), in_full(margin, network, points, labels)
         weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
         for a, b in zip(found, expected, strict=True):
@@ -128,3 +131,11 @@ def test_union_penalises_the_units_of_both_norms() -> None:
     one, infinite = torch.tensor([[True, False, False]]), torch.tensor([[False, False, True]])
     assert [mask.tolist() for mask in union([one, infinite])] == [[[True, False, True]]] * 2
     assert own([one, infinite]) == [one, infinite]
+
+
+def test_decision_boundaries_may_have_their_own_gamma() -> None:
+    network, x, label = golden_network()
+    region = Region.of(network, x)
+    same, other = (Margin([Hinge(2.0, 0.4, 1.0, g)], 3, 3, torch.zeros(7))(region, label) for g in (None, 0.8))
+    assert torch.equal(same[0], other[0])
+    assert float(other[1]) == pytest.approx(sum(1 - d / 0.8 for d in (0.189059, 0.337018)) / 3, abs=1e-6)

@@ -48,6 +48,9 @@ class Conventions(Strict):
     decision_divisor: Literal["classes", "others"] = Field("classes", description="divide by K (code) or K-1 (001)")
     stabiliser: NonNegative = Field(0.0, description="added to entries of V smaller than it (code, CNN: 1e-5)")
     tie_noise: NonNegative = Field(1e-5, description="width of the uniform offsets that break ties in the selection")
+    first_layer: Literal["inside", "full-filter"] = Field(
+        "inside", description="what counts of a first convolution's filter at a padded border (the code: all of it)"
+    )
     first_pass: Literal["float32", "bfloat16"] = Field(
         "float32", description="precision in which units are short-listed; those chosen are ranked in float32 again"
     )
@@ -60,6 +63,7 @@ class MaximumMargin(Strict):
     norm: NormName
     lmbd: NonNegative = Field(description="weight of the regulariser, lambda")
     gamma: Positive = Field(description="gamma_B = gamma_D, hinge width in units of the norm")
+    gamma_decision: Positive | None = Field(None, description="gamma_D where it differs from gamma")
     warmup_epochs: int = Field(10, ge=0, description="epochs over which lambda grows linearly")
     nearest: NearestUnits = NearestUnits()
     conventions: Conventions = Conventions()

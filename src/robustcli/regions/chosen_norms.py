@@ -17,6 +17,7 @@ from torch import Tensor
 from robustcli.networks.network import Block, margin_rows
 from robustcli.networks.rows import Rows
 from robustcli.regions.affine import Region
+from robustcli.regions.conventions import EXACT, Convention
 from robustcli.regions.effective import Convolution, Dense, effective
 from robustcli.regions.first_layer import combine, power_sum, root, row_norms
 from robustcli.regions.row_norms import MEMORY
@@ -40,7 +41,7 @@ class Hyperplanes:
 
 
 def chosen_norms(
-    region: Region, chosen: Hyperplanes, qs: Sequence[float], width: float = 0.0
+    region: Region, chosen: Hyperplanes, qs: Sequence[float], convention: Convention = EXACT
 ) -> tuple[list[Tensor], list[Tensor]]:
     """||V_j||_q of the hidden units and ||V_y - V_s||_q of the decision hyperplanes.
 
@@ -48,19 +49,18 @@ def chosen_norms(
         region: regions of B points.
         chosen: n units and m decision hyperplanes.
         qs: exponents of the norms; gradients are finite for 1, 2 and inf.
-        width: of the stabiliser, v -> v + width where |v| < width, on all rows above the first layer (the code of 000
-            has 1e-5 for convolutional networks, entries beyond a unit's reach included; its text has none).
+        convention: of training.
     Returns:
         one tensor [n] and one tensor [m] per exponent.
     """
-    count, network = len(chosen.unit), region.network
+    count, network, width = len(chosen.unit), region.network, convention.stabiliser
     inputs = math.prod(network.input_shape)
     where, pieces = pulled_back(region, chosen)
     first = (chosen.unit < network.blocks[0].units).nonzero().squeeze(1) if network.hidden_units else where[:0]
     order = torch.cat([first, where]).argsort()
     hidden, decisions = [], []
     for q in qs:
-        parts = [row_norms(network.blocks[0], q).flatten()[chosen.unit[first]]] if len(first) else []
+        parts = [_first_norms(region, q, convention)[chosen.unit[first]]] if len(first) else []
         parts += [_norms(strips, own, count, q, width, inputs) for own, strips in pieces]
         norms = torch.cat(parts)[order] if parts else region.values[-1].new_zeros(0)
         hidden.append(norms[:count])
@@ -68,16 +68,20 @@ def chosen_norms(
     return hidden, decisions
 
 
+def _first_norms(region: Region, q: float, convention: Convention) -> Tensor:
+    return row_norms(region.network.blocks[0], q, full_filter=convention.full_filter).flatten()
+
+
 @torch.no_grad()
 def decision_norms(
-    region: Region, labels: Tensor, qs: Sequence[float], width: float = 0.0, memory: int = MEMORY
+    region: Region, labels: Tensor, qs: Sequence[float], convention: Convention = EXACT, memory: int = MEMORY
 ) -> list[Tensor]:
     """||V_y^(L+1) - V_s^(L+1)||_q for every s != y, s ascending: one tensor [B, K-1] per exponent, without gradients.
 
     Args:
         region: regions of B points.
         labels: y, [B].
-        qs, width: as in `chosen_norms`.
+        qs, convention: as in `chosen_norms`.
         memory: bytes for the arrays of one piece (one image is the smallest piece).
     """
     network, like = region.network, region.values[-1]
@@ -91,7 +95,7 @@ def decision_norms(
         part = rows[start : start + step]
         image = torch.arange(len(part), device=rows.device).repeat_interleave(others)
         chosen = Hyperplanes(none, none, image, part.flatten(0, 1))
-        _, found = chosen_norms(region.take(slice(start, start + step)), chosen, qs, width)
+        _, found = chosen_norms(region.take(slice(start, start + step)), chosen, qs, convention)
         for piece, norms in zip(pieces, found, strict=True):
             piece.append(norms.view(len(part), others))
     return [torch.cat(piece) for piece in pieces]

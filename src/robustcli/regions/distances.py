@@ -20,6 +20,7 @@ from robustcli.networks.network import Network
 from robustcli.norms import dual
 from robustcli.regions.affine import Region
 from robustcli.regions.chosen_norms import decision_norms
+from robustcli.regions.conventions import EXACT, Convention
 from robustcli.regions.row_norms import MEMORY, hidden_norms
 
 
@@ -75,14 +76,14 @@ def distances_of(
     labels: Tensor,
     ps: Sequence[float],
     *,
-    floor: float = 0.0,
+    convention: Convention = EXACT,
     products: torch.dtype | None = None,
     memory: int = MEMORY,
 ) -> list[RegionDistances]:
-    """The same for regions already built; `floor` and `products` as in `row_norms.hidden_norms`."""
+    """The same for regions already built; `convention` and `products` as in `row_norms.hidden_norms`."""
     qs = [dual(p) for p in ps]
-    units = hidden_norms(region, qs, floor=floor, products=products, memory=memory)
-    decisions = decision_norms(region, labels, qs, floor, memory)
+    units = hidden_norms(region, qs, convention=convention, products=products, memory=memory)
+    decisions = decision_norms(region, labels, qs, convention, memory)
     values, margins = region.hidden().abs(), region.margins(labels)
     return [
         RegionDistances(ratio(values, unit), ratio(margins, decision), p)

@@ -13,30 +13,26 @@ import math
 import torch
 from torch import Tensor
 
-from robustcli.networks.layers import Affine, Conv2d, Diagonal, Flatten, Linear
 from robustcli.networks.network import Block
+from robustcli.regions.effective import Convolution, Dense, effective
 
 BASIS_CHUNK = 512
 
 
-def row_norms(block: Block, q: float) -> Tensor:
+def row_norms(block: Block, q: float, *, full_filter: bool = False) -> Tensor:
     """||W_j||_q for every output j of the block, differentiable in the weights: [*block.out_shape].
 
-    Blocks of one convolution or linear layer, with any normalising and flattening layers around it, have closed forms;
-    any other block is evaluated on the unit vectors of its outputs.
+    Blocks of one convolution or linear layer, with scaling and flattening layers around it, have closed forms; any
+    other block is evaluated on the unit vectors of its outputs. For `full_filter` see `conventions.Convention`.
     """
-    weighted = [layer for layer in block.layers if not isinstance(layer, Diagonal | Flatten)]
-    if len(weighted) != 1 or not isinstance(weighted[0], Linear | Conv2d):
+    layer = effective(block)
+    if isinstance(layer, Dense):
+        return vector_norms(layer.weight, q).view(block.out_shape)
+    if layer is None:
         return generic_norms(block, q)
-    layer = weighted[0]
-    place = block.layers.index(layer)
-    before = _scale(block.layers[:place], layer.in_shape, layer.weight)
-    after = _scale(block.layers[place + 1 :], block.out_shape, layer.weight)
-    if isinstance(layer, Linear):
-        norms = vector_norms(layer.weight * before, q)
-    else:
-        norms = _conv_norms(layer, layer.weight * before[:, :1, :1], q)
-    return norms.view(block.out_shape) * after.abs()
+    if full_filter:
+        return vector_norms(layer.weight.flatten(1), q).view(-1, 1, 1).expand(block.out_shape)
+    return _conv_norms(layer, q)
 
 
 def generic_norms(block: Block, q: float) -> Tensor:
@@ -85,8 +81,9 @@ def root(sums: Tensor, q: float) -> Tensor:
     return (sums / q).exp()
 
 
-def _conv_norms(layer: Conv2d, weight: Tensor, q: float) -> Tensor:
-    """Norms of the border-cut filters: weight [O, I, k, k] -> [O, rows, columns]."""
+def _conv_norms(layer: Convolution, q: float) -> Tensor:
+    """Norms of the border-cut filters: [O, rows, columns]."""
+    weight = layer.weight
     _, height, width = layer.in_shape
     _, rows, columns = layer.out_shape
     inside_rows = _inside(layer, rows, height, weight)
@@ -100,16 +97,8 @@ def _conv_norms(layer: Conv2d, weight: Tensor, q: float) -> Tensor:
     return root(sums if q in (1, 2) else sums.log(), q)
 
 
-def _inside(layer: Conv2d, outputs: int, side: int, like: Tensor) -> Tensor:
+def _inside(layer: Convolution, outputs: int, side: int, like: Tensor) -> Tensor:
     """1 where entry a of the kernel at output position r meets the image, else 0: [outputs, kernel]."""
     start = torch.arange(outputs, device=like.device) * layer.stride - layer.padding
     at = start.unsqueeze(1) + torch.arange(layer.kernel, device=like.device)
     return ((at >= 0) & (at < side)).to(like.dtype)
-
-
-def _scale(layers: tuple[Affine, ...], shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """The product of the diagonal layers among `layers`, as an array of `shape`."""
-    scale = like.new_ones(1, *layers[0].in_shape) if layers else like.new_ones(1, *shape)
-    for layer in layers:
-        scale = layer.linear(scale)
-    return scale.view(shape)

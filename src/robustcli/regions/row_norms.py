@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustcli.networks.network import Network
 from robustcli.regions.affine import Region, adjoint
+from robustcli.regions.conventions import EXACT, Convention
 from robustcli.regions.effective import Convolution, Dense, effective
 from robustcli.regions.first_layer import row_norms
 from robustcli.regions.forwards import Forwards, Norms, Sums
@@ -30,7 +31,7 @@ def hidden_norms(
     region: Region,
     qs: Sequence[float],
     *,
-    floor: float = 0.0,
+    convention: Convention = EXACT,
     products: torch.dtype | None = None,
     memory: int = MEMORY,
 ) -> Norms:
@@ -39,17 +40,16 @@ def hidden_norms(
     Args:
         region: regions of B points.
         qs: exponents of the norms.
-        floor: entries of rows above the first layer count at least this much, those beyond a unit's reach too (0: exact
-            norms). It stands for the stabiliser of training where units are only chosen: the two differ for entries
-            inside (-floor, 0).
+        convention: of training. The stabiliser is stood for by a floor: entries count at least this much (the two
+            differ for entries within it).
         products: precision in which dense layers are multiplied (None: that of the region). Only for choosing units.
         memory: bytes for the arrays of one piece (one image is the smallest piece).
     """
     network, like = region.network, region.values[-1]
     if not network.hidden_units:
         return [like.new_zeros(region.size, 0) for _ in qs]
-    walk = walker(network, qs, Sums(floor, math.prod(network.input_shape)), products or like.dtype)
-    first = [row_norms(network.blocks[0], q).flatten() for q in qs]
+    walk = walker(network, qs, Sums(convention.stabiliser, math.prod(network.input_shape)), products or like.dtype)
+    first = [row_norms(network.blocks[0], q, full_filter=convention.full_filter).flatten() for q in qs]
     pieces: list[list[Tensor]] = [[] for _ in qs]
     step = max(1, memory // (walk.numbers * like.element_size()))
     for start in range(0, region.size, step):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustcli.networks.network import Network
 from robustcli.recipes.methods import Conventions, NearestUnits
+from robustcli.regions.conventions import Convention
 from robustcli.training.objective import Moment
 from robustcli.training.randomness import generator
 
@@ -34,6 +35,11 @@ def warmup(epochs: int, moment: Moment) -> float:
 def decision_divisor(conventions: Conventions, classes: int) -> int:
     """K (the code of 000 and 001) or K - 1 (001 eq. 9)."""
     return classes if conventions.decision_divisor == "classes" else classes - 1
+
+
+def rows(conventions: Conventions) -> Convention:
+    """How norms of rows are taken."""
+    return Convention(conventions.stabiliser, conventions.first_layer == "full-filter")
 
 
 def tie_offsets(network: Network, conventions: Conventions, seed: int) -> Tensor:

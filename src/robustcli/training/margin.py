@@ -21,6 +21,7 @@ from robustcli.networks.network import margin_rows
 from robustcli.norms import dual
 from robustcli.regions.affine import Region
 from robustcli.regions.chosen_norms import Hyperplanes, chosen_norms
+from robustcli.regions.conventions import EXACT, Convention
 from robustcli.regions.distances import distances_of, ratio
 from robustcli.training.hinges import hinge, nearest_units
 
@@ -33,11 +34,17 @@ LOW_SLACK, SPARE = 1.03, 1.1  # on gamma and on k_B, where the first pass is of 
 
 @dataclass(frozen=True)
 class Hinge:
-    """The penalty of one norm: weight [1 - d_p / gamma]_+."""
+    """The penalty of one norm: weight [1 - d_p / gamma]_+, with gamma_D for decision boundaries (None: the same)."""
 
     p: float
     gamma: float
     weight: float = 1.0
+    gamma_decision: float | None = None
+
+    @property
+    def decision(self) -> float:
+        """gamma_D."""
+        return self.gamma if self.gamma_decision is None else self.gamma_decision
 
 
 Selection = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -64,7 +71,7 @@ class Margin:
         divisor: k_D.
         offsets: tie-breaking constants [N], added before the nearest units are chosen.
         selection: which of the nearest units each norm penalises.
-        stabiliser: width, see `chosen_norms`.
+        convention: how norms of rows are taken.
         boundary: whether region boundaries are penalised at all.
         products: precision of dense products in the first pass (None: that of the network).
     """
@@ -74,25 +81,26 @@ class Margin:
     divisor: int
     offsets: Tensor
     selection: Selection = own
-    stabiliser: float = 0.0
+    convention: Convention = EXACT
     boundary: bool = True
     products: torch.dtype | None = None
 
     def __call__(self, region: Region, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Boundary and decision term per point, [B] each, differentiable in the weights."""
         low = self.products is not None
-        found = distances_of(region, labels, [h.p for h in self.hinges], floor=self.stabiliser, products=self.products)
+        ps = [h.p for h in self.hinges]
+        found = distances_of(region, labels, ps, convention=self.convention, products=self.products)
         slack = LOW_SLACK if low else SLACK
         near = torch.stack([d.boundary < slack * h.gamma for d, h in zip(found, self.hinges, strict=True)])
         units = self._units([d.boundary for d in found], SPARE if low else 1.0)
-        classes = [d.decision < SLACK * h.gamma for d, h in zip(found, self.hinges, strict=True)]
+        classes = [d.decision < SLACK * h.decision for d, h in zip(found, self.hinges, strict=True)]
         # A unit far in every norm has no hinge, one near in any may have it in all (`union`).
         image, unit = (torch.stack(list(units)).any(0) & near.any(0)).nonzero().unbind(1)
         decision_image, target = torch.stack(classes).any(0).nonzero().unbind(1)
         logits = region.values[-1]
         rows, _ = margin_rows(labels, region.network.classes, logits.dtype)
         chosen = Hyperplanes(image, unit, decision_image, rows[decision_image, target])
-        norms, decision_norms = chosen_norms(region, chosen, [dual(h.p) for h in self.hinges], self.stabiliser)
+        norms, decision_norms = chosen_norms(region, chosen, [dual(p) for p in ps], self.convention)
         values, margins = region.hidden()[image, unit].abs(), region.margins(labels)[decision_image, target]
         distances = [ratio(values, norm) for norm in norms]
         if low:
@@ -101,7 +109,7 @@ class Margin:
         boundary, decision = logits.new_zeros(region.size), logits.new_zeros(region.size)
         for h, distance, mask, norm in zip(self.hinges, distances, units, decision_norms, strict=True):
             unit_hinge = h.weight * hinge(distance, h.gamma) * mask[image, unit]
-            class_hinge = h.weight * hinge(ratio(margins, norm), h.gamma)
+            class_hinge = h.weight * hinge(ratio(margins, norm), h.decision)
             boundary = boundary.index_add(0, image, unit_hinge)
             decision = decision.index_add(0, decision_image, class_hinge)
         return boundary / self.count, decision / self.divisor

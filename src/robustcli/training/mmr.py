@@ -24,7 +24,7 @@ from robustcli.recipes.methods import MaximumMargin as Settings
 from robustcli.recipes.model import Recipe
 from robustcli.regions.affine import Region
 from robustcli.training.adversarial import Box, attacked_batch, radii
-from robustcli.training.hinges import decision_divisor, nearest_count, tie_offsets, warmup
+from robustcli.training.hinges import decision_divisor, nearest_count, rows, tie_offsets, warmup
 from robustcli.training.margin import FIRST_PASS, Hinge, Margin
 from robustcli.training.objective import Loss, Moment, Objective
 
@@ -56,11 +56,11 @@ class MaximumMargin:
         if weight == 0:
             return Loss(entropy, logits, {"ce": entropy})
         margin = Margin(
-            hinges=[Hinge(exponent(settings.norm), settings.gamma)],
+            hinges=[Hinge(exponent(settings.norm), settings.gamma, gamma_decision=settings.gamma_decision)],
             count=nearest_count(network.hidden_units, settings.nearest, moment),
             divisor=decision_divisor(settings.conventions, network.classes),
             offsets=self.offsets,
-            stabiliser=settings.conventions.stabiliser,
+            convention=rows(settings.conventions),
             products=FIRST_PASS[settings.conventions.first_pass],
             boundary=settings.boundary,
         )

@@ -20,7 +20,7 @@ from robustcli.networks.network import Network
 from robustcli.recipes.methods import MaximumMarginUniversal as Settings
 from robustcli.recipes.model import Recipe
 from robustcli.regions.affine import Region
-from robustcli.training.hinges import decision_divisor, nearest_count, tie_offsets, warmup
+from robustcli.training.hinges import decision_divisor, nearest_count, rows, tie_offsets, warmup
 from robustcli.training.margin import FIRST_PASS, Hinge, Margin, Selection, own, union
 from robustcli.training.objective import Loss, Moment, Objective
 
@@ -51,7 +51,7 @@ class MaximumMarginUniversal:
             divisor=decision_divisor(settings.conventions, network.classes),
             offsets=self.offsets,
             selection=SELECTIONS[settings.selection],
-            stabiliser=settings.conventions.stabiliser,
+            convention=rows(settings.conventions),
             products=FIRST_PASS[settings.conventions.first_pass],
         )
         boundary, decision = margin(region, labels)
