@@ -112,6 +112,12 @@ STACKS = {
         },
         2,
     ),
+    "filters with gaps": randomised(
+        {"input_shape": [1, 9, 9], "layers": [*_conv(1, 2, 2, 3, 0), *_conv(2, 3, 2, 1, 1), *_head(48, 4, 3)]}, 4
+    ),
+    "strides 3 and 2": randomised(
+        {"input_shape": [1, 13, 10], "layers": [*_conv(1, 2, 5, 3, 2), *_conv(2, 2, 3, 2, 2), *_head(24, 3)]}, 5
+    ),
     "pooling": randomised(
         {
             "input_shape": [1, 8, 8],

@@ -128,8 +128,9 @@ def pulled_back(region: Region, chosen: Hyperplanes) -> tuple[Tensor, list[tuple
         own = ((unit >= ends[level - 1]) & (unit < ends[level])).nonzero().squeeze(1)
         if not len(own):
             continue
-        if level == 1 and isinstance(stack[0], Convolution) and isinstance(stack[1], Convolution):
-            order, strips = second_rows(stack[0], stack[1], masks[0], image[own], unit[own] - ends[0])
+        below = stack[level - 1]
+        if level == 1 and isinstance(below, Convolution) and below.overlaps and isinstance(stack[1], Convolution):
+            order, strips = second_rows(below, stack[1], masks[0], image[own], unit[own] - ends[0])
             windows.append((own[order], strips))
             continue
         new = _unit_rows(block, stack[level], image[own], unit[own] - ends[level - 1], carried.values.dtype)

@@ -27,6 +27,11 @@ class Convolution:
         """k."""
         return self.weight.shape[2]
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether neighbouring filters touch or overlap, so that windows of the layers above have no holes."""
+        return self.kernel >= self.stride
+
     def adjoint_unordered(self, rows: Tensor) -> Tensor:
         """W^T applied to rows [n, *out_shape], the entries of each result in another order: [n, d].
 

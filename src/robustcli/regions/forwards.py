@@ -11,7 +11,8 @@ from torch import Tensor
 
 from robustcli.regions.effective import Convolution, Dense
 from robustcli.regions.first_layer import combine, power_sum, root
-from robustcli.regions.windows import Cells, FirstDense, Geometry, NextConvolution, SecondConvolution, first_cells
+from robustcli.regions.geometry import Geometry
+from robustcli.regions.windows import Cells, FirstDense, NextConvolution, SecondConvolution, first_cells
 
 Norms = list[Tensor]
 """One tensor per exponent."""
@@ -19,7 +20,7 @@ Norms = list[Tensor]
 
 @dataclass(frozen=True)
 class Sums:
-    """Power sums of entries raised to `floor` in size, for rows of `inputs` entries (see `all_norms`)."""
+    """Power sums of entries raised to `floor` in size, for rows of `inputs` entries ."""
 
     floor: float
     inputs: int

@@ -76,7 +76,7 @@ def walker(network: Network, qs: Sequence[float], sums: Sums, products: torch.dt
     stack = [effective(block) for block in network.blocks[:-1]]
     convolutions = [layer for layer in stack if isinstance(layer, Convolution)]
     dense = [layer for layer in stack if isinstance(layer, Dense)]
-    if stack == [*convolutions, *dense]:
+    if stack == [*convolutions, *dense] and all(layer.overlaps for layer in convolutions):
         return Forwards(convolutions, dense, qs, sums, products)
     return Backwards(network, qs, sums)
 
