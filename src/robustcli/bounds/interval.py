@@ -13,7 +13,7 @@ from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
 from robustcli.networks.rows import Rows
 
-CHUNK_NUMBERS = 1 << 24  # coefficients held at once when rows are needed for a whole layer
+CHUNK_NUMBERS = 1 << 19  # coefficients held at once when rows are needed for a whole layer: what the caches hold
 
 
 def interval(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True) -> MarginBounds:
