@@ -12,10 +12,11 @@ from torch import Tensor
 
 from robustcli.attacks.settings import NearestSettings
 from robustcli.balls import Ball, vector_norm
-from robustcli.errors import ContradictionError
-from robustcli.evaluation import distance
+from robustcli.errors import ContradictionError, UnknownNameError, UsageError
+from robustcli.evaluation import distance_methods
 from robustcli.evaluation.batch import Batch
-from robustcli.evaluation.distance import DistanceBounder, Settings
+from robustcli.evaluation.distance import DistanceBounder, Settings, least_memory
+from robustcli.evaluation.distance_methods import METHODS
 from robustcli.networks.network import Network, margins
 from robustcli.results.schema import PointRecord
 from robustcli.results.witnesses import load
@@ -24,6 +25,7 @@ from tests.oracle import Box, minimal_distance
 
 UNIT = (0.0, 1.0)
 QUICK = Settings(search=NearestSettings(rounds=6, steps=20))
+ALL = Settings(regions=None, attack=False)
 
 
 def batch_of(network: Network, points: Tensor, p: float, box: Box, first: int = 0) -> Batch:
@@ -56,8 +58,27 @@ def test_true_distance_lies_between(p: float, box: Box) -> None:
                 exact += 1
                 assert record.distance_lower == pytest.approx(true, abs=1e-7)
                 assert record.distance_upper == pytest.approx(true, abs=1e-6)
-                assert record.method == "region"
+            alone = record.details["lower"]
+            assert list(alone) == [name for name in METHODS if box is not None or name != "boxed"]
+            assert all(value is None or value <= true for value in alone.values())
+            assert record.distance_lower == max(alone.values())
     assert exact > 0
+
+
+@pytest.mark.parametrize("box", [None, UNIT])
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+def test_without_a_budget_both_ends_are_the_true_distance(p: float, box: Box) -> None:
+    for widths, seed in (([2, 5, 4, 3], 5), ([3, 8, 3], 1)):
+        network = dense(widths, seed)
+        batch = batch_of(network, random_points(network, 2, seed), p, box)
+        for row, record in enumerate(DistanceBounder(network, ALL)(batch)):
+            true = minimal_distance(network, batch.points[row], record.label, p, box)
+            if math.isinf(true):
+                assert record.distance_upper is None
+                continue
+            assert record.exact
+            assert record.distance_lower == pytest.approx(true, abs=1e-7)
+            assert record.distance_upper == pytest.approx(true, rel=2e-6)
 
 
 def golden(p: float, box: Box = UNIT, settings: Settings = QUICK) -> PointRecord:
@@ -69,8 +90,15 @@ def golden(p: float, box: Box = UNIT, settings: Settings = QUICK) -> PointRecord
 def test_golden_point() -> None:
     record = golden(math.inf)
     assert (record.index, record.label, record.verdict, record.exact) == (41, 1, None, False)
-    assert record.distance_lower == pytest.approx(0.025, abs=1e-6)
-    assert record.distance_upper == pytest.approx(0.112308, abs=1e-3)
+    alone = {"region": 0.025, "boxed": 0.025, "universal": 0.025, "kw": 0.061834}
+    assert {name: record.details["lower"][name] for name in alone} == pytest.approx(alone, abs=2e-5)
+    assert record.distance_lower == pytest.approx(0.061834, abs=2e-5)
+    assert record.distance_upper == pytest.approx(0.112308, abs=1e-6)
+    assert record.details["neighbours"] == {"regions": 6, "complete": False}
+    found = golden(math.inf, settings=ALL)
+    assert found.exact
+    assert found.distance_lower == pytest.approx(0.1123076923, abs=1e-9)
+    assert found.method == "neighbours"
     assert record.margin_upper is not None
     assert record.margin_upper < 0
     assert record.details["rho"]["l1"] == pytest.approx(0.039130, abs=1e-6)
@@ -78,18 +106,20 @@ def test_golden_point() -> None:
 
 
 def test_universal_radius_for_any_norm() -> None:
-    record = golden(2.0)
-    assert record.details["universal"] == pytest.approx(0.034066, abs=1e-6)
+    alone = QUICK.model_copy(update={"methods": ["region", "universal"]})
+    record = golden(2.0, settings=alone)
+    assert list(record.details["lower"]) == ["region", "universal"]
+    assert record.details["lower"]["universal"] == pytest.approx(0.034066, abs=1e-6)
     assert record.distance_lower == pytest.approx(0.035355, abs=1e-6)
-    other = golden(1.5)
+    other = golden(1.5, settings=alone)
     assert other.distance_lower is not None
     assert other.distance_upper is not None
-    assert other.details["universal"] <= other.distance_lower <= other.distance_upper
+    assert other.details["lower"]["universal"] <= other.distance_lower <= other.distance_upper
     assert record.distance_lower < other.distance_lower < 0.039130
 
 
 def test_without_attack_only_the_hyperplanes_are_tried() -> None:
-    record = golden(2.0, settings=Settings(attack=False))
+    record = golden(2.0, settings=Settings(methods=["boxed"], attack=False, polish=0))
     assert record.method in ("region", "none")
     assert record.distance_lower == pytest.approx(0.035355, abs=1e-6)
 
@@ -127,7 +157,7 @@ def test_the_same_for_every_batch() -> None:
 
 
 def test_a_contradiction_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distance, "certified_radius", lambda *arguments: np.array([5.0]))
+    monkeypatch.setattr(distance_methods, "certified_radius", lambda *arguments: np.array([5.0]))
     with pytest.raises(ContradictionError, match="point 41"):
         golden(math.inf)
 
@@ -140,4 +170,39 @@ def test_no_other_class_reachable() -> None:
     (record,) = DistanceBounder(network, QUICK)(batch_of(network, torch.full((1, 2), 0.4).double(), 2.0, UNIT))
     assert record.distance_upper is None
     assert record.exact is False
-    assert record.distance_lower is not None
+    assert record.distance_lower is None  # proved: there is no other class
+    boxed = batch_of(network, torch.full((1, 2), 0.4).double(), 2.0, UNIT)
+    (record,) = DistanceBounder(network, QUICK)(boxed)
+    assert record.details["lower"]["kw"] is None
+    assert record.details["lower"]["neighbours"] is None
+
+
+def test_a_point_on_a_boundary_is_still_bounded_by_kw() -> None:
+    network, _, _ = golden_network()
+    x = torch.tensor([[0.6, 0.35]], dtype=torch.float64)  # first unit: .6 - .7 + .1 = 0
+    (record,) = DistanceBounder(network, QUICK)(batch_of(network, x, 2.0, None))
+    assert record.details["lower"]["region"] == 0
+    assert record.details["lower"]["kw"] > 0
+    assert record.distance_lower == max(record.details["lower"].values())
+    (record,) = DistanceBounder(network, ALL)(batch_of(network, x, 2.0, None))
+    true = minimal_distance(network, x[0], record.label, 2.0, None)
+    assert record.distance_lower == pytest.approx(true, abs=1e-7)
+
+
+def test_settings() -> None:
+    assert Settings(methods=["kw", "region"]).methods == ["region", "kw"]
+    assert "memory" not in Settings(memory=2**30).model_dump()
+    with pytest.raises(UnknownNameError, match="kww"):
+        Settings(methods=["kww"])
+    network = convolutional(1)
+    with pytest.raises(UsageError, match="too little memory"):
+        DistanceBounder(network, Settings(memory=least_memory(network) - 1))
+
+
+def test_memory_changes_no_answer() -> None:
+    network = convolutional(1)
+    batch = batch_of(network, random_points(network, 2, 3), 2.0, UNIT)
+    little, much = (DistanceBounder(network, Settings(memory=bytes_, attack=False))(batch) for bytes_ in (10**5, 2**30))
+    for one, other in zip(little, much, strict=True):
+        assert one.details["lower"] == pytest.approx(other.details["lower"], rel=1e-9)
+        assert (one.distance_upper or 0) == pytest.approx(other.distance_upper or 0, rel=1e-9)

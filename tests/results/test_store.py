@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustcli.errors import ContradictionError, DataError
-from robustcli.results import store
+from robustcli.results import distances, store
 from robustcli.results.runs import RunFolder
 from robustcli.results.store import PointStore
 from tests.results.fabricate import answer, distance, documented, question, record
@@ -30,7 +30,7 @@ def test_infinite_distances_are_stored_as_null(tmp_path: Path) -> None:
     PointStore(tmp_path).append([distance(0, 1.0, math.inf)])
     (read,) = PointStore(tmp_path).records().values()
     assert "Infinity" not in PointStore(tmp_path).path.read_text()
-    assert store.distance(read, "upper") == math.inf
+    assert distances.distance(read, "upper") == math.inf
 
 
 @given(cut=st.integers(0, 400))
@@ -176,10 +176,10 @@ def test_summary_of_distances() -> None:
 
 
 def test_median_without_a_finite_value_is_left_out() -> None:
-    figures = store.distances([distance(0, 1, None), distance(1, 1, None), distance(2, 1, 1)])
+    figures = distances.distances([distance(0, 1, None), distance(1, 1, None), distance(2, 1, 1)])
     assert "median_upper" not in figures
     assert figures["mean_upper"] == 1
-    assert store.distances([distance(0, 1, 1, right=False)]) == {
+    assert distances.distances([distance(0, 1, 1, right=False)]) == {
         "points": 0,
         "infinite_lower": 0,
         "infinite_upper": 0,

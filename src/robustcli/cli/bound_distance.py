@@ -2,36 +2,85 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robustcli.cli import common
+from robustcli.errors import UsageError
 
 if TYPE_CHECKING:
     from robustcli.evaluation.batch import Evaluator
     from robustcli.evaluation.session import Session
 
+UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30}
+
 
 @common.evaluation("bound-distance", radius=False)
 def bound_distance(
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", "-m", help="region, boxed, neighbours, universal or kw; repeatable. (default: best of all)"
+        ),
+    ] = None,
+    regions: Annotated[
+        str, typer.Option("--regions", metavar="M", help="Neighbouring regions to explore: a number, or all.")
+    ] = "5",
     attack: Annotated[
         bool, typer.Option("--attack/--no-attack", help="Search with PGD where the region does not decide.")
     ] = True,
     attack_seed: Annotated[int, typer.Option("--attack-seed", min=0, help="Of the random starts.")] = 0,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="SIZE", help="For one piece of the work: 512M, 2G. No influence on answers."),
+    ] = None,
 ) -> common.MakeEvaluator:
     """Bound the distance to the nearest adversarial input from both sides, exactly where the theory allows.
 
-    Lower bounds: the linear region around the point, with and without the input box, and the universal radius for any
-    p >= 1 (`--norm 1.5`). Upper bounds: points behind the decision hyperplanes and an attack that shrinks its radius.
+    Lower bounds: the linear region around the point, with and without the input box; its neighbours, nearest first; the
+    universal radius for any p >= 1 (`--norm 1.5`); the largest radius that the KW bound certifies. Upper bounds: points
+    behind decision hyperplanes, an attack that shrinks its radius, and the nearest point of the pieces it ends in.
 
     Example: robust bound-distance --recipe digits-fc-mmr-linf --norm l2
     """
+    values: dict[str, Any] = {"attack": attack, "seed": attack_seed, "regions": budget(regions)}
+    if method is not None:
+        values["methods"] = method
+    if memory is not None:
+        values["memory"] = size(memory)
 
     def make(session: Session, norm: str) -> tuple[Evaluator, dict[str, Any]]:
         from robustcli.evaluation.distance import DistanceBounder, Settings
 
-        settings = Settings(attack=attack, seed=attack_seed)
+        settings = Settings(**values)
         return DistanceBounder(session.network, settings, session.run.witnesses), settings.model_dump()
 
     return make
+
+
+def budget(text: str) -> int | None:
+    """`--regions`: a number, or None for `all`.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--regions {text!r} is not a number of regions", "write 5, or all")
+    return int(text)
+
+
+def size(text: str) -> int:
+    """`--memory` in bytes: a number with K, M or G, of megabytes without.
+
+    Raises:
+        UsageError: for anything else, or for none at all.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
+    found = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
+    if found <= 0:
+        raise UsageError(f"--memory {text!r} is not an amount of memory", "write 512M or 2G")
+    return found

@@ -266,7 +266,12 @@ def show_documents(documents: list[ResultDocument], as_json: bool) -> None:
         table.add_column(column, justify="right" if column != "norm" else "left", no_wrap=True)
     for document in documents:
         table.add_row(*(_distance_row(document) if distance else _verdict_row(document)))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if distance:
+        from robustcli.cli.distances import show_distances
+
+        show_distances(documents, console)
 
 
 def _verdict_row(document: ResultDocument) -> list[str]:

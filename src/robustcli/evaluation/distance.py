@@ -1,87 +1,57 @@
-"""Distances to the nearest misclassified point: certified by the linear region, bounded from above by points.
+"""`robust bound-distance`: how far the nearest misclassified point is, from below by proofs, from above by points.
 
-lower   the best of: Theorem 3.1 of 000 without the box, the same inside the box, the universal radius of 001
-exact   Theorem 3.1 says that the nearest point of the decision hyperplane is the nearest misclassified point
-upper   the nearest of: points just behind the decision hyperplanes of the region, the attack's nearest point
+The lower bound is the best of several methods (`distance_methods`), the upper bound the nearest misclassified point
+that hyperplanes, attack, polish and search find (`distance_upper`). They meet wherever the search ends.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, field_validator
 
-from robustcli.attacks.nearest import nearest
-from robustcli.attacks.noise import point_seeds
 from robustcli.attacks.settings import NearestSettings
-from robustcli.attacks.verify import TIE
-from robustcli.balls import vector_norm
-from robustcli.errors import ContradictionError
+from robustcli.errors import ContradictionError, UnknownNameError, UsageError
+from robustcli.evaluation import distance_upper
 from robustcli.evaluation.batch import Batch
+from robustcli.evaluation.distance_methods import METHODS, Work
 from robustcli.networks.network import Network, margins
 from robustcli.norms import norm_name
 from robustcli.recipes.fields import Strict
-from robustcli.regions.affine import Region, decision_rows
-from robustcli.regions.box import box_projection, projection
-from robustcli.regions.certificate import Certificate, RegionBound
-from robustcli.regions.universal import certified_radius
+from robustcli.regions.certificate import RegionBound
+from robustcli.regions.pieces import COPIES
+from robustcli.regions.row_norms import MEMORY
+from robustcli.results.distances import meet
 from robustcli.results.schema import PointRecord
 from robustcli.results.witnesses import Witness, store
-
-Box = tuple[float, float] | None
-BEHIND = (2e-9, 1e-7, 1e-5, 1e-3)
-"""How far behind a decision hyperplane, in logits, its projections are tried (the first beyond `verify.TIE`)."""
 
 
 class Settings(Strict):
     """How to bound distances."""
 
+    methods: list[str] = Field(default=list(METHODS), min_length=1, description="lower bounds whose best counts")
+    regions: int | None = Field(
+        default=5, ge=0, description="neighbouring regions to explore (000 takes 5); null: all that matter"
+    )
     attack: bool = Field(
         default=True, description="also search with PGD where the region does not give the exact distance"
     )
     search: NearestSettings = NearestSettings(rounds=10, steps=50)
     seed: int = Field(default=0, description="of the attack's random starts")
+    polish: int = Field(default=8, ge=0, description="linear pieces in which the nearest point found is made exact")
+    memory: int = Field(default=MEMORY, gt=0, exclude=True, description="bytes for one piece; changes no answer")
 
-
-@dataclass(frozen=True)
-class CertifiedDistances:
-    """Certified distances of B points and where they come from.
-
-    Args:
-        free: Theorem 3.1 without the box.
-        boxed: Theorem 3.1 inside the box, None where there is none.
-        universal: hull radius, [B].
-        rho: the l1 and linf distances it was made from, each [B].
-    """
-
-    free: RegionBound
-    boxed: RegionBound | None
-    universal: Tensor
-    rho: tuple[Tensor, Tensor]
-
-    @property
-    def best(self) -> Tensor:
-        """The largest of all, [B]."""
-        free = torch.maximum(self.free.lower, self.universal)
-        return free if self.boxed is None else torch.maximum(free, self.boxed.lower)
-
-    @property
-    def exact(self) -> Tensor:
-        """Where Theorem 3.1 gives the distance itself (inside the box, where there is one), [B] bool."""
-        return self.free.exact if self.boxed is None else self.boxed.exact
-
-    def details(self, row: int) -> dict[str, Any]:
-        """All parts for one point; infinite ones as None."""
-        parts = {"region": _parts(self.free, row), "universal": _finite(float(self.universal[row]))}
-        rho = {"l1": _finite(float(self.rho[0][row])), "linf": _finite(float(self.rho[1][row]))}
-        boxed = {} if self.boxed is None else {"boxed": _parts(self.boxed, row)}
-        return {**parts, **boxed, "rho": rho}
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, methods: list[str]) -> list[str]:
+        for name in methods:
+            if name not in METHODS:
+                raise UnknownNameError("method", name, METHODS)
+        return [name for name in METHODS if name in methods]
 
 
 class DistanceBounder:
@@ -89,142 +59,102 @@ class DistanceBounder:
 
     Args:
         network: as stored; the attack searches in its precision.
-        settings: of the attack.
+        settings: which methods, and their effort.
         witnesses: folder for the nearest misclassified points, or None to keep none.
+    Raises:
+        UsageError: when the memory does not hold one point's decision rows.
     """
 
-    batch_size = 16
+    batch_size = 32
 
     def __init__(self, network: Network, settings: Settings, witnesses: Path | None = None) -> None:
         self.network, self.exact, self.model = network, network.double(), network.weights_hash()
         self.settings, self.witnesses = settings, witnesses
+        needed = least_memory(network)
+        if settings.memory < needed:
+            raise UsageError(
+                f"{settings.memory} bytes are too little memory for {network.name}: one point's rows take {needed}",
+                f"allow at least --memory {math.ceil(needed / 2**20)}M",
+            )
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> list[PointRecord]:
-        begin = time.monotonic()
-        p, box = batch.ball.p, batch.ball.box
-        region = Region.of(self.exact, batch.points)
-        lower = certified(region, batch.points, batch.labels, p, box)
-        found, upper = behind_hyperplanes(self.exact, region, batch.points, batch.labels, p, box)
-        method = ["region" if value else "none" for value in upper.isfinite()]
-        settled = lower.exact & upper.isfinite()
-        if self.settings.attack and not bool(settled.all()):
-            rows = (~settled).nonzero().squeeze(1)
-            seeds = point_seeds(self.settings.seed, batch.indices[rows])
-            points, distances = self._attacked(batch, rows, upper[rows], seeds)
-            better = distances < upper[rows]
-            found[rows[better]], upper[rows[better]] = points[better], distances[better]
-            for row in rows[better].tolist():
-                method[row] = "attack"
+        begin, settings = time.monotonic(), self.settings
+        work = Work(self.exact, batch, settings.regions, settings.memory)
+        distance_upper.start(work)
+        if settings.attack:
+            distance_upper.attack(work, self.network, settings.search, settings.seed)
+        distance_upper.refine(work, settings.polish)
+        lower = {name: found for name in settings.methods if (found := METHODS[name](work)) is not None}
+        best = torch.stack([*lower.values(), torch.zeros(len(batch)).to(batch.points)]).amax(0)
         seconds = (time.monotonic() - begin) / len(batch)
+        alone = {name: found.tolist() for name, found in lower.items()}
         return [
-            self._record(batch, row, lower, found[row], float(upper[row]), method[row], seconds)
+            self._record(work, row, float(best[row]), {name: found[row] for name, found in alone.items()}, seconds)
             for row in range(len(batch))
         ]
 
-    def _attacked(self, batch: Batch, rows: Tensor, known: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """The attack's nearest points and their distances; for other p the better of the two norms around it."""
-        p, box = batch.ball.p, batch.ball.box
-        points, labels = batch.points[rows], batch.labels[rows]
-        own = p in (1, 2) or math.isinf(p)
-        norms = [p] if own else [2.0, 1.0 if p < 2 else math.inf]
-        hints = 0.9 * known if own else None
-        best, distance = points.clone(), torch.full_like(known, math.inf)
-        for norm in norms:
-            candidates, reached = nearest(self.network, points, labels, norm, box, hints, self.settings.search, seeds)
-            measured = vector_norm((candidates - points).flatten(1), p)
-            better = reached.isfinite() & (measured < distance)
-            best[better], distance[better] = candidates[better], measured[better]
-        return best, distance
-
-    def _record(
-        self,
-        batch: Batch,
-        row: int,
-        lower: CertifiedDistances,
-        witness: Tensor,
-        upper: float,
-        method: str,
-        seconds: float,
-    ) -> PointRecord:
-        index, low = int(batch.indices[row]), float(lower.best[row])
-        if low > upper:
+    def _record(self, work: Work, row: int, lower: float, alone: dict[str, float], seconds: float) -> PointRecord:
+        batch, known = work.batch, work.known[row]
+        index, label, norm = int(batch.indices[row]), int(batch.labels[row]), norm_name(batch.ball.p)
+        if lower > known.distance:
             raise ContradictionError(
-                f"point {index}: a misclassified point at distance {upper!r} in {norm_name(batch.ball.p)}, "
-                f"nearer than the certified {low!r}",
+                f"point {index}: a misclassified point at distance {known.distance!r} in {norm}, "
+                f"nearer than the certified {lower!r}",
                 "this is a bug; please report it with the checkpoint and the command line",
             )
         name, margin = None, None
-        if math.isfinite(upper):
-            margin = float(margins(self.exact(witness.unsqueeze(0)), batch.labels[row : row + 1]))
+        if math.isfinite(known.distance):
+            margin = float(margins(self.exact(known.point.unsqueeze(0)), batch.labels[row : row + 1]))
             if self.witnesses is not None:
-                found = Witness(
+                witness = Witness(
                     point=batch.points[row].cpu().numpy(),
-                    witness=witness.cpu().numpy(),
+                    witness=known.point.cpu().numpy(),
                     index=index,
-                    label=int(batch.labels[row]),
+                    label=label,
                     margin=margin,
-                    norm=norm_name(batch.ball.p),
-                    distance=upper,
+                    norm=norm,
+                    distance=known.distance,
                     model=self.model,
                 )
-                name = store(self.witnesses, found)
+                name = store(self.witnesses, witness)
         return PointRecord(
             index=index,
-            label=int(batch.labels[row]),
+            label=label,
             predicted=int(batch.predicted[row]),
             verdict=None,
-            method=method,
+            method=known.source,
             margin_lower=None,
             margin_upper=margin,
-            distance_lower=_finite(low),
-            distance_upper=_finite(upper),
-            exact=bool(lower.exact[row]),
+            distance_lower=_finite(lower),
+            distance_upper=_finite(known.distance),
+            exact=meet(lower, known.distance),
             witness=name,
-            reason=None if math.isfinite(upper) else "no misclassified point found",
+            reason=None if math.isfinite(known.distance) else "no misclassified point found",
             seconds=seconds,
-            details=lower.details(row),
+            details=_details(work, row, alone),
         )
 
 
-def certified(region: Region, points: Tensor, labels: Tensor, p: float, box: Box) -> CertifiedDistances:
-    """Certified lower bounds on the distance of correctly classified points to the nearest misclassified one.
-
-    The universal radius takes the l1 and linf distances without the box (001 Theorem 4.1 holds for those only).
-    """
-    certificate = Certificate.of(region, points, labels)
-    (one, _), (infinite, _), (free, units) = certificate.unboxed([1.0, math.inf, p])
-    radius = certified_radius(one.lower.cpu().numpy(), infinite.lower.cpu().numpy(), p, points[0].numel())
-    universal = torch.as_tensor(radius, dtype=points.dtype, device=points.device)
-    boxed = None if box is None else certificate.boxed(p, box, units)
-    return CertifiedDistances(free, boxed, universal, (one.lower, infinite.lower))
+def least_memory(network: Network) -> int:
+    """Bytes that the decision rows of one point take in float64, with what is pulled back on the way."""
+    numbers = COPIES * sum(block.units for block in network.blocks) + math.prod(network.input_shape)
+    return 8 * network.classes * numbers
 
 
-def behind_hyperplanes(
-    exact: Network, region: Region, points: Tensor, labels: Tensor, p: float, box: Box
-) -> tuple[Tensor, Tensor]:
-    """The nearest misclassified point among those just behind the region's decision hyperplanes.
-
-    Returns:
-        points [B, *input_shape], and distances [B] (inf, with the original, where none is misclassified).
-    """
-    rows, values = decision_rows(region, labels).flatten(2), region.margins(labels)
-    x = points.flatten(1)
-    best, distance = x.clone(), torch.full_like(values[:, 0], math.inf)
-    for behind in BEHIND:
-        if box is None:
-            moves = projection(rows, values + behind, p)
-        else:
-            moves = box_projection(rows, values + behind, x.unsqueeze(1), box, p)
-        for moved in moves.unbind(1):
-            candidate = torch.where(moved.isfinite(), x + moved, x)
-            if box is not None:
-                candidate = candidate.clamp(*box)
-            reached = vector_norm(candidate - x, p)
-            wrong = margins(exact(candidate.view_as(points)), labels) < -TIE
-            better = wrong & (reached < distance)
-            best[better], distance[better] = candidate[better], reached[better]
-    return best.view_as(points), distance
+def _details(work: Work, row: int, alone: dict[str, float]) -> dict[str, Any]:
+    """All parts for one point; infinite ones as None."""
+    (one, _), (infinite, _), (free, _) = work.unboxed
+    details: dict[str, Any] = {
+        "lower": {name: _finite(value) for name, value in alone.items()},
+        "region": _parts(free, row),
+    }
+    if work.boxed is not None:
+        details["boxed"] = _parts(work.boxed, row)
+    details["rho"] = {"l1": _finite(float(one.lower[row])), "linf": _finite(float(infinite.lower[row]))}
+    if row in work.reached:
+        details["neighbours"] = {"regions": work.reached[row].regions, "complete": work.reached[row].complete}
+    return details
 
 
 def _parts(bound: RegionBound, row: int) -> dict[str, float | None]:

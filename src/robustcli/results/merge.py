@@ -20,6 +20,7 @@ from pathlib import Path
 
 from robustcli.norms import any_exponent
 from robustcli.results import store
+from robustcli.results.distances import misclassified
 from robustcli.results.runs import RunFolder
 from robustcli.results.schema import PointRecord, Question, ResultDocument, Verdict
 from robustcli.results.store import Line
@@ -108,7 +109,7 @@ def balls(answers: Iterable[Answers]) -> list[Ball]:
 
 def errors(answers: Iterable[Answers]) -> set[int]:
     """The points that any record shows to be misclassified."""
-    return {index for answer in answers for index, line in answer.lines.items() if store.misclassified(line.record)}
+    return {index for answer in answers for index, line in answer.lines.items() if misclassified(line.record)}
 
 
 def verdicts(answers: Sequence[Answers], ball: Ball) -> Verdicts:
@@ -180,7 +181,7 @@ def _claims(stored: list[tuple[Question, Line]]) -> tuple[list[_Claim], list[_Cl
     proofs, witnesses, wrong = [], [], []
     for question, line in stored:
         record, p = line.record, any_exponent(question.norm)
-        if store.misclassified(record):
+        if misclassified(record):
             wrong.append(line)
         elif record.verdict is None:
             if record.distance_lower is not None and record.distance_lower > 0:

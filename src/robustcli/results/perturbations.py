@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
-from robustcli.results import store
+from robustcli.results import distances
 from robustcli.results.merge import Answers
 from robustcli.results.models import Model
 from robustcli.results.rows import Source, source, span
@@ -15,7 +15,7 @@ from robustcli.results.schema import PointRecord, Record
 
 
 class DistanceRow(Record):
-    """One line of the table of smallest perturbations; the figures are those of `robustcli.results.store.distances`."""
+    """One line of the table of smallest perturbations; the figures are those of `robustcli.results.distances`."""
 
     name: str
     recipe: str | None
@@ -26,6 +26,9 @@ class DistanceRow(Record):
     points: int
     range: str
     norms: dict[str, dict[str, float]]
+    methods: dict[str, dict[str, dict[str, float]]] = Field(
+        default={}, description="per norm and method: see `robustcli.results.distances.by_method`"
+    )
     sources: list[Source] = Field(default=[])
 
 
@@ -36,17 +39,21 @@ def distance_rows(model: Model) -> list[DistanceRow]:
         if answer.question.command == "bound-distance":
             norms = found[answer.question.boxed, frozenset(answer.lines)]
             norms.setdefault(answer.question.norm, []).append(answer)
-    return [
-        DistanceRow(
-            **model.identity,
-            boxed=boxed,
-            points=len(points),
-            range=span(points),
-            norms={norm: store.distances(_best(answers)) for norm, answers in norms.items()},
-            sources=[source(answer) for answers in norms.values() for answer in answers],
+    rows = []
+    for (boxed, points), norms in found.items():
+        best = {norm: _best(answers) for norm, answers in norms.items()}
+        rows.append(
+            DistanceRow(
+                **model.identity,
+                boxed=boxed,
+                points=len(points),
+                range=span(points),
+                norms={norm: distances.distances(records) for norm, records in best.items()},
+                methods={norm: figures for norm, records in best.items() if (figures := distances.by_method(records))},
+                sources=[source(answer) for answers in norms.values() for answer in answers],
+            )
         )
-        for (boxed, points), norms in found.items()
-    ]
+    return rows
 
 
 def _best(answers: Sequence[Answers]) -> list[PointRecord]:
@@ -55,10 +62,22 @@ def _best(answers: Sequence[Answers]) -> list[PointRecord]:
     for record in (record for answer in answers for record in answer.records):
         other = best.get(record.index)
         if other is not None:
-            lowers = [store.distance(one, "lower") for one in (other, record)]
-            uppers = [store.distance(one, "upper") for one in (other, record)]
-            exact = bool(other.exact or record.exact)
-            update = {"distance_lower": max(lowers), "distance_upper": min(uppers), "exact": exact}
+            lowers = [distances.distance(one, "lower") for one in (other, record)]
+            uppers = [distances.distance(one, "upper") for one in (other, record)]
+            exact = bool(other.exact or record.exact) or distances.meet(max(lowers), min(uppers))
+            update = {
+                "distance_lower": max(lowers),
+                "distance_upper": min(uppers),
+                "exact": exact,
+                "details": {"lower": _larger(*(one.details.get("lower", {}) for one in (other, record)))},
+            }
             record = record.model_copy(update=update)
         best[record.index] = record
     return list(best.values())
+
+
+def _larger(one: Mapping[str, float | None], other: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The larger bound of each method; None stands for infinity."""
+    common = one.keys() & other.keys()
+    both = {name: (one[name], other[name]) for name in common}
+    return {**one, **other, **{name: None if None in pair else max(pair) for name, pair in both.items()}}  # type: ignore[type-var]

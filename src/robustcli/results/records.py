@@ -40,6 +40,7 @@ def csv_text(report: Report) -> str:
         *(f"eps_{norm}" for norm in NORMS),
         *(f"{norm}_{end}" for norm in (*NORMS, UNION) for end in ("lower", "upper")),
         *(f"distance_{norm}_{figure}" for norm in norms for figure in FIGURES),
+        *dict.fromkeys(key for line in lines for key in line if key.startswith("distance_") and key.endswith("_mean")),
         "notes",
     ]
     canvas = io.StringIO()
@@ -68,5 +69,11 @@ def _distances(row: DistanceRow) -> dict[str, object]:
             for norm, figures in row.norms.items()
             for figure in FIGURES
             if figure in figures
+        },
+        **{
+            f"distance_{norm}_{method}_mean": figures["mean"]
+            for norm, methods in row.methods.items()
+            for method, figures in methods.items()
+            if "mean" in figures
         },
     }

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from pydantic import ValidationError
 
 from robustcli import files
 from robustcli.errors import ContradictionError, DataError, one_line
+from robustcli.results.distances import distance_figures, misclassified
 from robustcli.results.schema import PointRecord, Question, ResultDocument, Summary, Verdict
 
 Shard = tuple[int, int]
@@ -243,19 +243,6 @@ def _distance(line: Line | None, end: str, default: float) -> float:
     return default if value is None else value
 
 
-def distance(record: PointRecord, end: str) -> float:
-    """The lower or upper end of a distance record; null stands for infinity."""
-    value = getattr(record, f"distance_{end}")
-    return math.inf if value is None else float(value)
-
-
-def misclassified(record: PointRecord) -> bool:
-    """Whether the clean point is an error: by its verdict, or by its prediction where none was asked (no tie is)."""
-    if record.verdict is not None:
-        return record.verdict == "misclassified"
-    return record.predicted != record.label and record.margin_upper != 0
-
-
 def summarise(
     records: Mapping[int, PointRecord] | Iterable[PointRecord], requested: int, seconds: float, *, proves: bool = True
 ) -> Summary:
@@ -280,29 +267,6 @@ def summarise(
         robust_error_lower=(wrong + verdicts.get("vulnerable", 0)) / count if asked else None,
         robust_error_upper=(count - verdicts.get("robust", 0)) / count if asked and proves else None,
         verdicts=verdicts,
-        distance=distances(rows) if rows and not asked else None,
+        **(distance_figures(rows) if rows and not asked else {}),
         seconds=seconds,
     )
-
-
-def distances(rows: list[PointRecord]) -> dict[str, float]:
-    """Figures of the smallest perturbations; a key is left out where it has no finite value.
-
-    points, mean_lower, mean_upper, median_lower, median_upper, share_exact: over the correctly classified points (000);
-    infinite_lower, infinite_upper: how many of these have no finite bound (left out of the means);
-    mean_lower_all, mean_upper_all: over all points, misclassified ones counting as 0 (001).
-    """
-    right = [row for row in rows if not misclassified(row)]
-    figures: dict[str, float] = {"points": len(right)}
-    if right:
-        figures["share_exact"] = sum(bool(row.exact) for row in right) / len(right)
-    for end in ("lower", "upper"):
-        values = [distance(row, end) for row in right]
-        finite = [value for value in values if math.isfinite(value)]
-        figures[f"infinite_{end}"] = len(values) - len(finite)
-        if finite:
-            figures[f"mean_{end}"] = statistics.fmean(finite)
-            figures[f"mean_{end}_all"] = math.fsum(finite) / (len(finite) + len(rows) - len(right))
-        if values and math.isfinite(median := statistics.median(values)):
-            figures[f"median_{end}"] = median
-    return figures

@@ -25,6 +25,10 @@ DISTANCE_LEGEND = (
     "Means over the correctly classified points. LB: proved lower bound on the smallest perturbation that changes the "
     f"class. UB: nearest misclassified point found. ex: share in % where both are the exact distance. {MISSING}: none."
 )
+METHODS_LEGEND = (
+    "Means over the correctly classified points of what each method proves alone, and of the best of them per point."
+)
+METHOD_HEADS = {"neighbours": "neighb.", "universal": "univ.", "kw": "KW"}
 PER_TABLE = 3
 
 
@@ -169,24 +173,52 @@ def distance_tables(rows: Sequence[DistanceRow]) -> list[Table]:
         norms += sorted({norm for row in members for norm in row.norms} - set(NORMS))
         for start in range(0, len(norms), PER_TABLE):
             found.append(_distance_table(dataset, boxed, norms[start : start + PER_TABLE], members))
+        found += [_methods_table(dataset, boxed, norm, members) for norm in norms if _methods(members, norm)]
     return found
+
+
+def _methods(rows: Sequence[DistanceRow], norm: str) -> list[str]:
+    """The lower bounds that any of the rows knows, in their order."""
+    return list(dict.fromkeys(name for row in rows for name in row.methods.get(norm, {})))
+
+
+def _methods_table(dataset: str, boxed: bool, norm: str, rows: Sequence[DistanceRow]) -> Table:
+    """Each method's lower bound alone, and the best of all (000 Table 4)."""
+    methods = _methods(rows, norm)
+    table = Table(
+        title=f"{dataset}: lower bounds by method, {norm}; {_kept(boxed)}",
+        columns=[
+            Column("", "pts"),
+            *(Column("", METHOD_HEADS.get(name, name)) for name in methods),
+            Column("", "best"),
+        ],
+        lines=[],
+        eps={},
+        legend=[METHODS_LEGEND],
+        notes=[],
+    )
+    for row in rows:
+        if norm in row.methods:
+            means = [row.methods[norm].get(name, {}).get("mean") for name in methods]
+            cells = [distance_text(value) for value in (*means, row.norms[norm].get("mean_lower"))]
+            table.lines.append(Line(_distance_name(row, rows), [_distance_points(row), *cells]))
+    return table
 
 
 def _distance_table(dataset: str, boxed: bool, norms: Sequence[str], rows: Sequence[DistanceRow]) -> Table:
     columns = [Column(norm, head) for norm in norms for head in ("LB", "UB", "ex")]
     table = Table(
-        title=f"{dataset}: smallest perturbations; points {box_text(boxed).replace('cut with', 'kept inside')}",
+        title=f"{dataset}: smallest perturbations; {_kept(boxed)}",
         columns=[Column("", "pts"), *columns],
         lines=[],
         eps={},
         legend=[DISTANCE_LEGEND],
         notes=[],
     )
-    several = {row.name for row in rows if sum(other.name == row.name for other in rows) > 1}
     for row in rows:
         if not set(norms) & set(row.norms):
             continue
-        cells = [str(row.points) if row.range == f"0:{row.points}" else row.range]
+        cells = [_distance_points(row)]
         for norm in norms:
             figures = row.norms.get(norm, {})
             cells += [
@@ -194,9 +226,22 @@ def _distance_table(dataset: str, boxed: bool, norms: Sequence[str], rows: Seque
                 distance_text(figures.get("mean_upper")),
                 percent(figures.get("share_exact"), 1),
             ]
-        name = f"{row.name} seed {row.seed}" if row.name in several and row.seed is not None else row.name
-        table.lines.append(Line(name, cells, table.mark(_unbounded(row, norms))))
+        table.lines.append(Line(_distance_name(row, rows), cells, table.mark(_unbounded(row, norms))))
     return table
+
+
+def _kept(boxed: bool) -> str:
+    return f"points {box_text(boxed).replace('cut with', 'kept inside')}"
+
+
+def _distance_points(row: DistanceRow) -> str:
+    return str(row.points) if row.range == f"0:{row.points}" else row.range
+
+
+def _distance_name(row: DistanceRow, rows: Sequence[DistanceRow]) -> str:
+    """The name, with the seed where several rows share it."""
+    several = sum(other.name == row.name for other in rows) > 1
+    return f"{row.name} seed {row.seed}" if several and row.seed is not None else row.name
 
 
 def _unbounded(row: DistanceRow, norms: Sequence[str]) -> list[str]:

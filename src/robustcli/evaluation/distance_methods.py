@@ -1,0 +1,179 @@
+"""Lower bounds on the distance to the nearest misclassified point, each method alone.
+
+The best of them counts, point by point:
+
+    region       Theorem 3.1 of 000 on the linear region of the point, without the box
+    boxed        the same inside the input box (000 appendix A.1)
+    neighbours   the region and its neighbours, in order of distance (000 appendix A.2)
+    universal    the l_p ball inside the hull of the certified l1 and linf balls (001 Theorem 4.1)
+    kw           the largest radius that the KW dual bound certifies (003 section 4.4)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcli.balls import Ball
+from robustcli.bounds.radius import largest_certified
+from robustcli.evaluation.batch import Batch
+from robustcli.networks.network import Network
+from robustcli.norms import dual
+from robustcli.regions.affine import Region
+from robustcli.regions.certificate import Certificate, RegionBound
+from robustcli.regions.incumbents import Incumbent
+from robustcli.regions.neighbours import Reached, search
+from robustcli.regions.pieces import Piece
+from robustcli.regions.universal import certified_radius
+
+KW_POINTS = 16  # at once
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch of correctly classified points, and what several methods share.
+
+    Args:
+        network: float64.
+        batch: the points; norm and box are those of its ball.
+        regions: further pieces that the neighbours search may explore, None for all that matter.
+        memory: bytes for one piece of the computations.
+        known: the nearest misclassified point known of each point; the neighbours search improves it in place.
+        reached: what that search found, by row.
+        pieces: see `piece`.
+    """
+
+    network: Network
+    batch: Batch
+    regions: int | None
+    memory: int
+    known: list[Incumbent] = field(default_factory=list)
+    reached: dict[int, Reached] = field(default_factory=dict)
+    pieces: dict[int, Piece] = field(default_factory=dict)
+
+    @property
+    def ball(self) -> Ball:
+        """Norm and box of the question."""
+        return self.batch.ball
+
+    @cached_property
+    def region(self) -> Region:
+        """The linear regions of the points."""
+        return Region.of(self.network, self.batch.points)
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """What the bounds of the regions rest on."""
+        return Certificate.of(self.region, self.batch.points, self.batch.labels, memory=self.memory)
+
+    @cached_property
+    def unboxed(self) -> list[tuple[RegionBound, Tensor]]:
+        """Theorem 3.1 without the box in l1, linf and the norm asked for, with all units' distances."""
+        return self.certificate.unboxed([1.0, math.inf, self.ball.p])
+
+    @cached_property
+    def boxed(self) -> RegionBound | None:
+        """Theorem 3.1 inside the box, None where there is none."""
+        if self.ball.box is None:
+            return None
+        return self.certificate.boxed(self.ball.p, self.ball.box, self.unboxed[2][1])
+
+    @property
+    def theorem(self) -> RegionBound:
+        """Theorem 3.1 for the question as asked."""
+        return self.unboxed[2][0] if self.boxed is None else self.boxed
+
+    @property
+    def upper(self) -> Tensor:
+        """Distances of the nearest misclassified points known, [B]."""
+        return torch.tensor([one.distance for one in self.known]).to(self.batch.points)
+
+    @property
+    def settled(self) -> Tensor:
+        """Where Theorem 3.1 gives the distance itself, and a point at it is known, [B] bool."""
+        return self.theorem.exact & self.upper.isfinite()
+
+    def doubtful(self, row: int) -> Tensor:
+        """Units whose sign at a point is in doubt, [N] bool."""
+        return self.region.hidden()[row].abs() <= self.certificate.errors.values[row]
+
+    def piece(self, row: int) -> Piece:
+        """The linear region of a point as a piece, its norms from the certified distances of its units; made once."""
+        if row not in self.pieces:
+            self.pieces[row] = self._piece(row)
+        return self.pieces[row]
+
+    def _piece(self, row: int) -> Piece:
+        distances = self.unboxed[2][1][row]
+        room = self.region.hidden()[row].abs() - self.certificate.errors.values[row]
+        room = room.clamp(min=0) * (1 + self.certificate.relative)
+        norms = torch.where(distances.isinf(), 0.0, room / torch.where(distances > 0, distances, 1.0))
+        piece = Piece(
+            network=self.network,
+            masks=tuple(mask[row : row + 1] for mask in self.region.masks),
+            point=self.batch.points[row : row + 1],
+            label=self.batch.labels[row : row + 1],
+            q=dual(self.ball.p),
+            norms=norms.numpy(force=True),
+            memory=self.memory,
+        )
+        unknown = (distances == 0).nonzero().flatten().tolist()
+        piece.norms[unknown] = piece.bounded_norms(unknown)
+        return piece
+
+
+Method = Callable[[Work], Tensor | None]
+
+
+def region(work: Work) -> Tensor:
+    """Theorem 3.1 without the box."""
+    return work.unboxed[2][0].lower
+
+
+def boxed(work: Work) -> Tensor | None:
+    """Theorem 3.1 inside the box."""
+    return None if work.boxed is None else work.boxed.lower
+
+
+def neighbours(work: Work) -> Tensor:
+    """The best-first search over pieces; where Theorem 3.1 is exact there is nothing to search."""
+    lower = work.theorem.lower.clone()
+    for row in (~work.settled).nonzero().flatten().tolist():
+        doubtful = work.doubtful(row).numpy(force=True).astype(np.bool_)
+        found = search(work.piece(row), doubtful, work.ball.p, work.ball.box, work.regions, work.known[row])
+        lower[row] = found.lower
+        work.reached[row] = found
+    return lower
+
+
+def universal(work: Work) -> Tensor:
+    """The universal radius, from l1 and linf distances without the box (001 Theorem 4.1 holds for those only)."""
+    (one, _), (infinite, _), _ = work.unboxed
+    dimension = work.batch.points[0].numel()
+    radius = certified_radius(one.lower.numpy(force=True), infinite.lower.numpy(force=True), work.ball.p, dimension)
+    return torch.as_tensor(radius).to(work.batch.points)
+
+
+def kw(work: Work) -> Tensor:
+    """The eps-distance of the KW bound."""
+    batch, parts = work.batch, []
+    for index in torch.arange(len(batch), device=batch.points.device).split(KW_POINTS):
+        points, labels, upper = batch.points[index], batch.labels[index], work.upper[index]
+        parts.append(largest_certified(work.network, points, labels, work.ball.p, work.ball.box, upper))
+    return torch.cat(parts)
+
+
+METHODS: dict[str, Method] = {
+    "region": region,
+    "boxed": boxed,
+    "neighbours": neighbours,
+    "universal": universal,
+    "kw": kw,
+}
+"""Every method by name, in the order of `results.distances.ORDER`; None where a method does not apply."""

@@ -1,0 +1,84 @@
+"""`robust bound-distance`: its options, and a whole run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustcli.cli.app import run
+from robustcli.cli.bound_distance import budget, size
+from robustcli.data.datasets import load
+from robustcli.errors import UsageError
+from robustcli.networks.architectures import build
+from robustcli.networks.checkpoints import Metadata, save
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A small classifier for digits (random features, least squares), saved as a finished run."""
+    torch.manual_seed(0)
+    network = build("1x20", (1, 8, 8), 10)
+    data = load("digits", "train")
+    rows = torch.arange(400)
+    hidden = network.pre_activations(data.points(rows, dtype=torch.float32))[0].detach().relu()
+    wanted = torch.nn.functional.one_hot(data.labels_tensor(rows), 10).float()
+    network.blocks[-1].layers[-1].weight.data = torch.linalg.lstsq(hidden, wanted).solution.T.contiguous()
+    network.blocks[-1].layers[-1].bias.data.zero_()
+    path = tmp_path / "runs" / "tiny" / "seed-0" / "weights.safetensors"
+    save(path, network, Metadata(architecture=network.describe(), dataset="digits"))
+    return path
+
+
+def test_budget() -> None:
+    assert budget("0") == 0
+    assert budget("5") == 5
+    assert budget("all") is None
+    for text in ("-1", "1.5", "many", ""):
+        with pytest.raises(UsageError, match="number of regions"):
+            budget(text)
+
+
+def test_size() -> None:
+    assert size("512M") == size("512") == size("512 MiB") == 512 * 2**20
+    assert size("1.5g") == 3 * 2**29
+    assert size("64kB") == 2**16
+    for text in ("0", "M", "-5M", "5T", "much"):
+        with pytest.raises(UsageError, match="amount of memory"):
+            size(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--regions", "few"], "number of regions"),
+        (["--memory", "0"], "amount of memory"),
+        (["--norm", "0.5"], "not a norm"),
+        (["--method", "kww"], "kww"),
+        (["--memory", "1K"], "too little memory"),
+        (["--norm", "1.01"], "p = 1.01"),
+    ],
+)
+def test_bad_options_are_usage_errors(
+    options: list[str], words: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bound-distance", "--checkpoint", str(model), "--points", "2", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_whole_run(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table, the bounds by method, and the records that a rerun finds."""
+    question = ["bound-distance", "--checkpoint", str(model), "--points", "6", "--norm", "l2", "--regions", "1"]
+    assert run([*question, "--no-attack", "--memory", "64M"]) == 0
+    shown = capsys.readouterr().out
+    assert "neighbouring regions" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert run([*question, "--no-attack", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["question"]["settings"]["regions"] == 1
+    means = {name: figures["mean"] for name, figures in document["summary"]["methods"].items()}
+    assert means["region"] <= means["boxed"] <= means["neighbours"] <= document["summary"]["distance"]["mean_lower"]
+    assert means["kw"] <= document["summary"]["distance"]["mean_lower"]
+    assert sum(document["summary"]["histogram"]["lower"]) == document["summary"]["distance"]["points"]
