@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from robustcli.balls import Ball, vector_norm
+from robustcli.bounds import dual as dual_module
 from robustcli.bounds.dual import dual, parallelogram
-from robustcli.bounds.interval import interval
+from robustcli.bounds.interval import first_layer, interval, widen
 from robustcli.bounds.types import Bounds
-from robustcli.networks.network import Network, margin_rows
+from robustcli.networks.network import Block, Network, margin_rows
 from robustcli.norms import dual as dual_exponent
 from tests.nets import convolutional, dense, golden_network, randomised
 
@@ -243,3 +245,26 @@ def test_linear_network_is_exact() -> None:
     exact = ball.minimum(pulled) + rows @ network.layers[0].bias
     for bound in (interval, dual):
         torch.testing.assert_close(bound(network, ball, rows).margins, exact, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("make", [lambda: dense([6, 20, 8, 3], 3), lambda: convolutional(1, side=9, channels=2)])
+def test_units_that_quick_bounds_settle_change_no_margin(
+    make: Callable[[], Network], p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first layer of boxed l1 and l2 balls is searched only for units that stay open."""
+    network = make()
+    points = torch.rand(4, *network.input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows, _ = margin_rows(torch.arange(4) % network.classes, network.classes, torch.float64)
+    ball = Ball.around(points, 0.4, p, (0.0, 1.0))
+    found = dual_module.dual(network, ball, rows)
+    whole = first_layer(network.blocks[0], ball)
+
+    def exact(block: Block, ball: Ball, middle: Tensor, error: Tensor | None) -> Bounds:
+        assert error is not None
+        return widen(whole, error)
+
+    monkeypatch.setattr(dual_module, "first_bounds", exact)
+    assert torch.allclose(found.margins, dual_module.dual(network, ball, rows).margins, rtol=1e-12)
+    assert (found.layers[0].lower <= whole.lower).all()
+    assert (found.layers[0].upper >= whole.upper).all()

@@ -14,13 +14,13 @@ already shows to be stable are not computed again: only their sign enters anythi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.interval import affine, at_logits, first_layer, reaches, row_error, widen
+from robustcli.bounds.interval import affine, at_logits, first_layer, reaches, row_error, unit_reaches, widen
 from robustcli.bounds.rounding import rounding_errors
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
@@ -67,8 +67,7 @@ def dual(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True) ->
         error = None if errors is None else errors[position]
         middle = block(middle)
         if position == 0:
-            bounds = first_layer(block, ball)
-            bounds = bounds if error is None else widen(bounds, error)
+            bounds = first_bounds(block, ball, middle, error)
         else:
             bounds = hidden_bounds(blocks[: position + 1], relaxations, layers[-1], middle, ball, error)
         layers.append(bounds)
@@ -79,6 +78,31 @@ def dual(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True) ->
     if errors is not None:
         margins = margins - row_error(rows, errors[-1])
     return MarginBounds(margins, layers)
+
+
+def first_bounds(block: Block, ball: Ball, middle: Tensor, error: Tensor | None) -> Bounds:
+    """Exact bounds on the first block, whose middle values are given, for the units the quick bounds leave open.
+
+    An l1 or l2 ball cut with the box costs a search in every row. The ball without the box and the box around both are
+    cheap, and already show most units to be stable.
+    """
+    if ball.box is None or math.isinf(ball.p) or block.mixing > 1:
+        bounds = first_layer(block, ball)
+        return bounds if error is None else widen(bounds, error)
+    free, around = first_layer(block, replace(ball, box=None)), affine(block, *ball.bounding_box())
+    quick = Bounds(torch.maximum(free.lower, around.lower), torch.minimum(free.upper, around.upper))
+    quick = quick if error is None else widen(quick, error)
+    open_units = quick.unstable.flatten(1).nonzero()
+    if len(open_units) == 0:
+        return quick
+    down, up = unit_reaches(block, ball, open_units[:, 0], open_units[:, 1])
+    flat = open_units[:, 0] * block.units + open_units[:, 1]
+    at = middle.flatten().index_select(0, flat)
+    slack = 0.0 if error is None else error.expand_as(middle).flatten().index_select(0, flat)
+    return Bounds(
+        quick.lower.flatten().index_copy(0, flat, at - down - slack).view_as(middle),
+        quick.upper.flatten().index_copy(0, flat, at + up + slack).view_as(middle),
+    )
 
 
 def hidden_bounds(

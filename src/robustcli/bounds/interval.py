@@ -67,16 +67,16 @@ def first_layer(block: Block, ball: Ball) -> Bounds:
     if ball.box is None:
         units = torch.arange(block.units, device=centre.device)
         one = Ball(ball.center[:1], torch.ones_like(ball.eps[:1]), ball.p, None)
-        norm, _ = _unit_reaches(block, one, torch.zeros_like(units), units)
+        norm, _ = unit_reaches(block, one, torch.zeros_like(units), units)
         radius = norm.view(shape) * ball.eps.view(-1, *[1] * len(block.out_shape))
         return Bounds(centre - radius, centre + radius)
     images = torch.arange(ball.size, device=centre.device).repeat_interleave(block.units)
     units = torch.arange(block.units, device=centre.device).repeat(ball.size)
-    down, up = _unit_reaches(block, ball, images, units)
+    down, up = unit_reaches(block, ball, images, units)
     return Bounds(centre - down.view(shape), centre + up.view(shape))
 
 
-def _unit_reaches(block: Block, ball: Ball, images: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+def unit_reaches(block: Block, ball: Ball, images: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
     """How far chosen outputs of the first block fall and rise over the ball, in bounded memory."""
     width = block.fan_in if len(block.out_shape) == 3 else math.prod(block.in_shape)
     count = max(1, CHUNK_NUMBERS // width)
