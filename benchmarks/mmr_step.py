@@ -53,7 +53,7 @@ def plain_rows(network: Network, region: Region) -> list[Tensor]:
     """V of every layer by pushing the identity basis: [B, d, *units] each."""
     inputs = math.prod(network.input_shape)
     blocks, batch = network.blocks, region.size
-    basis = torch.eye(inputs).view(inputs, *network.input_shape)
+    basis = torch.eye(inputs, dtype=network.dtype).view(inputs, *network.input_shape)
     if len(network.input_shape) == 3:
         basis = basis.contiguous(memory_format=torch.channels_last)
     rows = [blocks[0].linear(basis).unsqueeze(0)]
