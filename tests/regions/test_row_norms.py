@@ -21,7 +21,7 @@ from tests.regions.test_affine import points_of
 
 def test_every_form_is_tested() -> None:
     """`test_distances` compares all of STACKS with the Jacobian."""
-    forms = {name: type(walker(net, [1.0], Sums(0, 1), torch.float64)) for name, net in STACKS.items()}
+    forms = {name: type(walker(net, Sums([1.0], 0, 1), torch.float64)) for name, net in STACKS.items()}
     assert {forms.pop(name) for name in ("pooling", "filters with gaps")} == {Backwards}
     assert set(forms.values()) == {Forwards}
 

@@ -54,14 +54,19 @@ def vector_norms(rows: Tensor, q: float) -> Tensor:
 def power_sum(rows: Tensor, q: float, dim: int) -> Tensor:
     """What accumulates over pieces of a row: sum |v| for q = 1, sum v^2 for q = 2, max |v| for q = inf, else
     log sum |v|^q (in logarithms, since |v|^q leaves the range of floats). Sums of bfloat16 are float32."""
-    wide = torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype
+    return size_sum(rows if q == 2 else rows.abs(), q, dim)
+
+
+def size_sum(sizes: Tensor, q: float, dim: int) -> Tensor:
+    """The same from the sizes |v|."""
+    wide = torch.float32 if sizes.dtype == torch.bfloat16 else sizes.dtype
     if q == 1:
-        return rows.abs().sum(dim, dtype=wide)
+        return sizes.sum(dim, dtype=wide)
     if q == 2:
-        return (rows * rows).sum(dim, dtype=wide)
+        return (sizes * sizes).sum(dim, dtype=wide)
     if math.isinf(q):
-        return rows.abs().amax(dim).to(wide)
-    return torch.logsumexp(q * rows.abs().log(), dim)
+        return sizes.amax(dim).to(wide)
+    return torch.logsumexp(q * sizes.log(), dim)
 
 
 def combine(sums: Tensor, q: float, dim: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustcli.regions.effective import Convolution, Dense
-from robustcli.regions.first_layer import combine, power_sum, root
+from robustcli.regions.first_layer import combine, root, size_sum
 from robustcli.regions.geometry import Geometry
 from robustcli.regions.windows import Cells, FirstDense, NextConvolution, SecondConvolution, first_cells
 
@@ -20,21 +20,32 @@ Norms = list[Tensor]
 
 @dataclass(frozen=True)
 class Sums:
-    """Power sums of entries raised to `floor` in size, for rows of `inputs` entries ."""
+    """Power sums and norms of rows of `inputs` entries, each raised to `floor` in size, for several exponents."""
 
+    qs: Sequence[float]
     floor: float
     inputs: int
 
-    def __call__(self, rows: Tensor, q: float, dim: int) -> Tensor:
-        """Over a dimension of stored entries (see `first_layer.power_sum`)."""
-        return power_sum(rows.abs().clamp_(min=self.floor) if self.floor else rows, q, dim)
+    def __call__(self, rows: Tensor, dim: int) -> Norms:
+        """Power sums over a dimension of stored entries (see `first_layer.power_sum`)."""
+        sizes = rows.abs()
+        if self.floor:
+            sizes = sizes.clamp_(min=self.floor)
+        return [size_sum(sizes, q, dim) for q in self.qs]
 
-    def whole(self, rows: Tensor, q: float) -> Tensor:
+    def combine(self, pieces: Sequence[Norms]) -> Norms:
+        """Power sums of whole rows from those of their pieces."""
+        return [combine(torch.stack(own), q, 0) for *own, q in zip(*pieces, self.qs, strict=True)]
+
+    def whole(self, rows: Tensor) -> Norms:
         """Norms of rows [..., d]."""
-        return self.norm(self(rows, q, -1), q, rows.shape[-1])
+        return self.norms(self(rows, -1), rows.shape[-1])
 
-    def norm(self, sums: Tensor, q: float, stored: int) -> Tensor:
+    def norms(self, sums: Norms, stored: int) -> Norms:
         """Norms from the power sums of the stored entries (zeros beyond the image among them)."""
+        return [self._norm(own, q, stored) for own, q in zip(sums, self.qs, strict=True)]
+
+    def _norm(self, sums: Tensor, q: float, stored: int) -> Tensor:
         absent = self.inputs - stored
         if self.floor == 0 or absent == 0:
             return root(sums, q)
@@ -50,8 +61,7 @@ class Forwards:
 
     Args:
         convolutions, dense: the hidden layers in order.
-        qs: exponents.
-        sums: how entries are counted.
+        sums: exponents, and how entries are counted.
         products: precision in which dense layers are multiplied.
     """
 
@@ -59,11 +69,10 @@ class Forwards:
         self,
         convolutions: Sequence[Convolution],
         dense: Sequence[Dense],
-        qs: Sequence[float],
         sums: Sums,
         products: torch.dtype,
     ) -> None:
-        self.qs, self.sums = qs, sums
+        self.sums = sums
         self.layers = len(convolutions) + len(dense)
         self.maps: list[SecondConvolution | NextConvolution] = []
         self.unfold: FirstDense | None = None
@@ -96,7 +105,7 @@ class Forwards:
                 rows = (active.flatten(0, 1) @ rows[0]).view(*active.shape[:2], -1)
             else:
                 rows = torch.bmm(active, rows)
-            found.append([self.sums.whole(rows, q) for q in self.qs])
+            found.append(self.sums.whole(rows))
         return found
 
     def _through_windows(self, masks: Sequence[Tensor], found: list[Norms]) -> Tensor:
@@ -105,16 +114,18 @@ class Forwards:
         cells = self.filters
         room = [] if self.unfold is None else self.unfold.room(len(masks[0]))
         for place, step in enumerate(self.maps):
-            windows = WindowSums(step.geometry, self.qs, self.sums)
+            pieces: Norms = []
             above: Cells = {}
             for cell, value in step(cells, masks[place]):
-                windows.add(value)
+                new = self.sums(value, 3)
+                pieces = self.sums.combine([pieces, new]) if pieces else new
                 if place + 1 < len(self.maps):
                     above[cell] = value
                 elif self.unfold is not None:
                     self.unfold.place(room, cell, value, masks[place + 1])
             cells = above
-            found.append(windows.norms())
+            norms = self.sums.norms(pieces, step.geometry.size)
+            found.append([norm.permute(2, 3, 0, 1).flatten(1) for norm in norms])
         if self.unfold is None:
             return masks[0].new_zeros(0)
         if not self.maps:
@@ -129,28 +140,7 @@ class Forwards:
     def _norms(self, parts: Sequence[Tensor]) -> Norms:
         """Norms from rows [cells, n, pixels, units] in several parts."""
         stored = sum(part.shape[0] * part.shape[2] for part in parts)
-        norms = []
-        for q in self.qs:
-            pieces = torch.stack([combine(self.sums(part, q, 2), q, 0) for part in parts])
-            norms.append(self.sums.norm(combine(pieces, q, 0), q, stored))
-        return norms
+        return self.sums.norms(self.sums.combine([self._over_cells(part) for part in parts]), stored)
 
-
-class WindowSums:
-    """Norms of the windows of one layer, gathered cell by cell."""
-
-    def __init__(self, geometry: Geometry, qs: Sequence[float], sums: Sums) -> None:
-        self.geometry, self.qs, self.sums = geometry, qs, sums
-        self.found: Norms = []
-
-    def add(self, cell: Tensor) -> None:
-        """V on one cell, [rows, columns, n, pixels, channels]."""
-        new = [self.sums(cell, q, 3) for q in self.qs]
-        if self.found:
-            new = [combine(torch.stack(pair), q, 0) for *pair, q in zip(self.found, new, self.qs, strict=True)]
-        self.found = new
-
-    def norms(self) -> Norms:
-        """[n, units] per exponent."""
-        whole = [self.sums.norm(sums, q, self.geometry.size) for sums, q in zip(self.found, self.qs, strict=True)]
-        return [norm.permute(2, 3, 0, 1).flatten(1) for norm in whole]
+    def _over_cells(self, part: Tensor) -> Norms:
+        return [combine(sums, q, 0) for sums, q in zip(self.sums(part, 2), self.sums.qs, strict=True)]

@@ -48,7 +48,7 @@ def hidden_norms(
     network, like = region.network, region.values[-1]
     if not network.hidden_units:
         return [like.new_zeros(region.size, 0) for _ in qs]
-    walk = walker(network, qs, Sums(convention.stabiliser, math.prod(network.input_shape)), products or like.dtype)
+    walk = walker(network, Sums(qs, convention.stabiliser, math.prod(network.input_shape)), products or like.dtype)
     first = [row_norms(network.blocks[0], q, full_filter=convention.full_filter).flatten() for q in qs]
     pieces: list[list[Tensor]] = [[] for _ in qs]
     step = max(1, memory // (walk.numbers * like.element_size()))
@@ -71,33 +71,30 @@ class Walk(Protocol):
         ...
 
 
-def walker(network: Network, qs: Sequence[float], sums: Sums, products: torch.dtype) -> Walk:
+def walker(network: Network, sums: Sums, products: torch.dtype) -> Walk:
     """The cheapest pass the network's layers allow."""
     stack = [effective(block) for block in network.blocks[:-1]]
     convolutions = [layer for layer in stack if isinstance(layer, Convolution)]
     dense = [layer for layer in stack if isinstance(layer, Dense)]
     if stack == [*convolutions, *dense] and all(layer.overlaps for layer in convolutions):
-        return Forwards(convolutions, dense, qs, sums, products)
-    return Backwards(network, qs, sums)
+        return Forwards(convolutions, dense, sums, products)
+    return Backwards(network, sums)
 
 
 class Backwards:
     """V of every unit pulled back from its layer: any stack of layers."""
 
-    def __init__(self, network: Network, qs: Sequence[float], sums: Sums) -> None:
-        self.blocks, self.qs, self.sums = network.blocks[:-1], qs, sums
+    def __init__(self, network: Network, sums: Sums) -> None:
+        self.blocks, self.sums = network.blocks[:-1], sums
         self.numbers = 3 * UNITS * max(sums.inputs, *(block.units for block in self.blocks))
 
     def __call__(self, masks: Sequence[Tensor]) -> list[Norms]:
         return [self._layer(position, masks) for position in range(1, len(self.blocks))]
 
     def _layer(self, position: int, masks: Sequence[Tensor]) -> Norms:
-        norms: list[list[Tensor]] = [[] for _ in self.qs]
-        for start in range(0, self.blocks[position].units, UNITS):
-            rows = self._rows(position, masks, slice(start, start + UNITS))
-            for column, q in zip(norms, self.qs, strict=True):
-                column.append(self.sums.whole(rows, q))
-        return [torch.cat(column, 1) for column in norms]
+        units = range(0, self.blocks[position].units, UNITS)
+        pieces = [self.sums.whole(self._rows(position, masks, slice(at, at + UNITS))) for at in units]
+        return [torch.cat(column, 1) for column in zip(*pieces, strict=True)]
 
     def _rows(self, position: int, masks: Sequence[Tensor], units: slice) -> Tensor:
         """V of some outputs of the block at `position`: [n, units, d]."""

@@ -63,5 +63,5 @@ def nearest_units(distances: Tensor, count: int, offsets: Tensor) -> Tensor:
         mask [B, N], constant for the gradient. Units at distance inf may be chosen; their hinge is 0.
     """
     keyed = distances + offsets.to(distances)
-    chosen = keyed.topk(min(count, keyed.shape[1]), dim=1, largest=False).indices
+    chosen = keyed.topk(min(count, keyed.shape[1]), dim=1, largest=False, sorted=False).indices
     return torch.zeros_like(keyed, dtype=torch.bool).scatter_(1, chosen, True)
