@@ -76,7 +76,7 @@ def test_general_norm_equals_nonlinear_programming(p: float, seed: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), p=st.sampled_from([1.0, 1.05, 1.1, 2.0, 4.0, 60.0, math.inf]))
+@given(seed=st.integers(0, 10**6), p=st.sampled_from([1.0, 1.1, 2.0, 4.0, 60.0, math.inf]))
 def test_projection_lies_on_the_hyperplane_and_in_the_box(seed: int, p: float) -> None:
     rows, value, x = problem(seed, 30)
     delta = box_projection(rows, value, x, (0, 1), p)

@@ -136,3 +136,19 @@ def test_without_hidden_layers_the_distance_is_exact() -> None:
             true = minimal_distance(network, point, int(labels[row]), p, UNIT)
             assert bool(boxed.exact[row]) == math.isfinite(true)
             assert float(boxed.lower[row]) == pytest.approx(true)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+@pytest.mark.parametrize("exponents", [(-700, 700), (-900, 900), (-565, 565), (500, -500)])
+def test_rescaled_networks_are_not_certified_farther(exponents: tuple[int, int], p: float) -> None:
+    """Powers of two between the layers change no distance; squares and products that vanish must prove nothing."""
+    network = dense([3, 6, 3], 5)
+    points = torch.rand(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        labels = network(points).argmax(1)
+    (expected, _) = Certificate.of(Region.of(network, points), points, labels).unboxed([p])[0]
+    for layer, exponent in zip(network.layers[::2], exponents, strict=True):
+        layer.weight.data *= 2.0**exponent
+    network.layers[0].bias.data *= 2.0 ** exponents[0]
+    (found, _) = Certificate.of(Region.of(network, points), points, labels).unboxed([p])[0]
+    assert (found.lower <= expected.lower * (1 + 1e-9)).all()

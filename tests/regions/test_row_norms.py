@@ -9,12 +9,15 @@ import torch
 
 from robustcli.networks.layers import Conv2d
 from robustcli.networks.network import Block, Network
+from robustcli.norms import dual
 from robustcli.regions.affine import Region
 from robustcli.regions.conventions import Convention
+from robustcli.regions.distances import region_distances
 from robustcli.regions.effective import effective
 from robustcli.regions.forwards import Forwards, Sums
 from robustcli.regions.row_norms import Backwards, hidden_norms, walker
-from tests.nets import STACKS, convolutional, dense
+from tests.nets import STACKS, convolutional, dense, randomised
+from tests.regions.dense import distances as dense_distances
 from tests.regions.dense import jacobians
 from tests.regions.test_affine import points_of
 
@@ -49,12 +52,42 @@ def test_floor(name: str, q: float) -> None:
         assert torch.allclose(hidden[row], expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("side", [6, 7, 8])
+@pytest.mark.parametrize("side", [6, 7, 8, 12])
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding"), [(4, 2, 1), (3, 1, 1), (5, 2, 2), (3, 2, 1), (2, 2, 0), (5, 3, 1)]
+    ("kernel", "stride", "padding"), [(4, 2, 1), (3, 1, 1), (5, 2, 2), (3, 2, 1), (2, 2, 0), (5, 3, 1), (5, 2, 1), (6, 3, 1), (7, 3, 3)]
 )
 def test_adjoint_up_to_order(side: int, kernel: int, stride: int, padding: int) -> None:
     layer = Conv2d((2, side, side), 3, kernel, stride, padding).double()
     rows = torch.randn(4, *layer.out_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = effective(Block([layer])).adjoint_unordered(rows)  # type: ignore[union-attr]
     assert torch.allclose(found.sort(1).values, layer.adjoint(rows).flatten(1).sort(1).values, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_odd_stacks_agree_with_the_jacobian(seed: int) -> None:
+    """Kernels, strides and paddings that leave the image in every way, narrow and oblong images."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    shape = (pick(1, 2), pick(1, 9), pick(1, 9))
+    channels, height, width = shape
+    layers: list[dict[str, object]] = []
+    for _ in range(pick(1, 3)):
+        kernel, stride, padding = pick(1, 5), pick(1, 3), pick(0, 3)
+        rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
+        if min(rows, columns) < 1 or rows * columns > 60 or min(height, width) + 2 * padding < kernel:
+            continue
+        sizes = {"kernel": kernel, "stride": stride, "padding": padding}
+        layers += [{"type": "conv2d", "in": channels, "out": 2, **sizes}, {"type": "relu"}]
+        channels, height, width = 2, rows, columns
+    head = [{"type": "linear", "in": channels * height * width, "out": 4}, {"type": "relu"}]
+    head += [{"type": "linear", "in": 4, "out": 3}]
+    network = randomised({"input_shape": list(shape), "layers": [*layers, {"type": "flatten"}, *head]}, seed)
+    points, labels = points_of(network, 2), torch.tensor([0, 1])
+    for q in (1.0, 2.0, math.inf, 21.0):
+        boundary, decision = dense_distances(network, points, labels, q)
+        (found,) = region_distances(network, points, labels, [dual(q)])
+        assert torch.allclose(found.boundary, boundary, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(found.decision, decision, rtol=1e-9, atol=1e-12)

@@ -86,7 +86,7 @@ def test_bounds_have_the_digits_of_the_papers() -> None:
 
 def test_distance_table(content: Content) -> None:
     table, other = printed(content)[1:]
-    assert table.lines[0].cells == ["3", *["0.833", "1.25", "33.3"] * 3]
+    assert table.lines[0].cells == ["3", *["0.75", "1.25", "33.3"] * 3]
     assert table.notes == ["no misclassified point found: l1 1, l2 1, linf 1 points, left out of the mean"]
     assert [column.group for column in other.columns] == ["", "l1.5", "l1.5", "l1.5"]
 
@@ -139,7 +139,7 @@ def test_csv_has_one_line_a_row(content: Content) -> None:
     assert [row["kind"] for row in rows] == ["run", "run", "mean", "sd", "published", "run", "published", "distance"]
     assert rows[0]["union_upper"] == "0.5"
     assert rows[5]["linf_upper"] == ""
-    assert float(rows[-1]["distance_l2_mean_lower"]) == pytest.approx(5 / 6)
+    assert float(rows[-1]["distance_l2_mean_lower"]) == pytest.approx(3 / 4)
 
 
 def test_json_carries_everything_and_fits_its_schema(content: Content) -> None:

@@ -165,7 +165,7 @@ def test_summary_of_distances() -> None:
             "share_exact": 1 / 3,
             "mean_lower": 2,
             "mean_upper": 2.5,
-            "mean_lower_all": 6 / 4,
+            "mean_lower_all": 4 / 3,
             "mean_upper_all": 5 / 3,
             "median_lower": 2,
             "median_upper": 3,

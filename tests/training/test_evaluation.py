@@ -180,7 +180,7 @@ def test_a_finished_run_can_be_given_its_last_epoch_only(tmp_path: Path) -> None
         ended = evaluated(tmp_path / "later", watch=watch)
         assert ended.status == "already-finished"
         assert [record.epoch for record in watch.evaluations] == expected
-        assert "epochs 1, 2; these weights are gone" in watch.notes[0]
+        assert "epochs 1, 2: over" in watch.notes[0]
     assert lines(ended.run) == lines(straight.run)[2:]
 
 
@@ -194,7 +194,7 @@ def test_a_stopped_run_can_be_given_what_is_left(tmp_path: Path) -> None:
     watch = Watch()
     ended = train(asked, watch, watch.note, evaluate=ALL)
     assert lines(ended.run) == lines(straight.run)[1:]
-    assert any("epoch 1; these weights are gone" in note for note in watch.notes)
+    assert any("epoch 1: over" in note for note in watch.notes)
 
 
 def test_other_points_are_another_line_and_fresh_starts_anew(tmp_path: Path) -> None:

@@ -48,13 +48,13 @@ def largest_certified(
     if p not in (1, 2) and not math.isinf(p):
         box = None
     rows, _ = margin_rows(labels, network.classes, points.dtype)
-    widest = min(largest_radius(p, points[0].numel(), box), LARGEST) if len(points) else math.inf
+    whole = largest_radius(p, points[0].numel(), box) * (1 + 1e-12) if len(points) else math.inf
 
     def worst(eps: Tensor, index: Tensor) -> Tensor:
         found = bound(network, Ball(points[index], eps, p, box), rows[index]).margins.amin(1)
         return torch.where(found.isnan(), -math.inf, found)
 
-    limit = upper.clamp(max=widest)
+    limit = upper.clamp(max=min(whole, LARGEST))
     if box is None:
         return _Bracket(limit, worst, PRECISION).run()
     if math.isinf(p):
@@ -63,7 +63,7 @@ def largest_certified(
         # Without the box the rows of the first layer are the same for all points: much cheaper, and nearly as far.
         start = largest_certified(network, points, labels, p, None, limit, bound)
         radius = _Bracket(limit, worst, COARSE, start).run()
-    return torch.where(radius >= widest, math.inf, radius)
+    return torch.where(radius >= whole, math.inf, radius)
 
 
 class _Bracket:

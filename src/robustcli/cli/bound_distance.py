@@ -9,6 +9,7 @@ import typer
 
 from robustcli.cli import common
 from robustcli.errors import UsageError
+from robustcli.norms import any_exponent
 
 if TYPE_CHECKING:
     from robustcli.evaluation.batch import Evaluator
@@ -22,7 +23,9 @@ def bound_distance(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", "-m", help="region, boxed, neighbours, universal or kw; repeatable. (default: best of all)"
+            "--method",
+            "-m",
+            help="region, boxed, neighbours, universal or kw; give it once for each. (default: best of all)",
         ),
     ] = None,
     regions: Annotated[
@@ -34,7 +37,9 @@ def bound_distance(
     attack_seed: Annotated[int, typer.Option("--attack-seed", min=0, help="Of the random starts.")] = 0,
     memory: Annotated[
         str | None,
-        typer.Option("--memory", metavar="SIZE", help="For one piece of the work: 512M, 2G. No influence on answers."),
+        typer.Option(
+            "--memory", metavar="SIZE", help="For one piece of the work: 512M, 2G (megabytes without a letter)."
+        ),
     ] = None,
 ) -> common.MakeEvaluator:
     """Bound the distance to the nearest adversarial input from both sides, exactly where the theory allows.
@@ -52,9 +57,10 @@ def bound_distance(
         values["memory"] = size(memory)
 
     def make(session: Session, norm: str) -> tuple[Evaluator, dict[str, Any]]:
-        from robustcli.evaluation.distance import DistanceBounder, Settings
+        from robustcli.evaluation.distance import DistanceBounder, Settings, check
 
         settings = Settings(**values)
+        check(settings, any_exponent(norm), session.box())
         return DistanceBounder(session.network, settings, session.run.witnesses), settings.model_dump()
 
     return make
@@ -66,7 +72,7 @@ def budget(text: str) -> int | None:
     Raises:
         UsageError: for anything else.
     """
-    if text == "all":
+    if text.lower() == "all":
         return None
     if not text.isdecimal():
         raise UsageError(f"--regions {text!r} is not a number of regions", "write 5, or all")

@@ -54,7 +54,10 @@ def _bars(document: ResultDocument, console: Console) -> None:
     most = max(*found.lower, *found.upper)
     for name, counts in (("lower", found.lower), ("upper", found.upper)):
         bars = "".join(BARS[-(-count * (len(BARS) - 1) // most)] for count in counts)
-        console.print(f"{name}  0 |{bars}| {found.last:.4g}   highest bar: {max(counts)} points", soft_wrap=True)
+        console.print(
+            f"{name}  0 |{bars}| {found.last:.4g}   highest bar: {max(counts)} point{'s' * (max(counts) != 1)}",
+            soft_wrap=True,
+        )
 
 
 def _number(value: float | None) -> str:

@@ -22,6 +22,7 @@ from robustcli.evaluation.distance_methods import METHODS, Work
 from robustcli.networks.network import Network, margins
 from robustcli.norms import norm_name
 from robustcli.recipes.fields import Strict
+from robustcli.regions.box import check_exponent
 from robustcli.regions.certificate import RegionBound
 from robustcli.regions.pieces import COPIES
 from robustcli.regions.row_norms import MEMORY
@@ -48,10 +49,14 @@ class Settings(Strict):
     @field_validator("methods")
     @classmethod
     def _known(cls, methods: list[str]) -> list[str]:
-        for name in methods:
+        lowered = [name.lower() for name in methods]
+        for name in lowered:
+            if "," in name:
+                each = " ".join(f"--method {part.strip()}" for part in name.split(","))
+                raise UsageError(f"--method {name!r} names several methods", f"give it once for each: {each}")
             if name not in METHODS:
                 raise UnknownNameError("method", name, METHODS)
-        return [name for name in METHODS if name in methods]
+        return [name for name in METHODS if name in lowered]
 
 
 class DistanceBounder:
@@ -86,6 +91,8 @@ class DistanceBounder:
             distance_upper.attack(work, self.network, settings.search, settings.seed)
         distance_upper.refine(work, settings.polish)
         lower = {name: found for name in settings.methods if (found := METHODS[name](work)) is not None}
+        # A method that lost itself in not-a-number has proved nothing.
+        lower = {name: torch.where(found.isnan(), 0.0, found) for name, found in lower.items()}
         best = torch.stack([*lower.values(), torch.zeros(len(batch)).to(batch.points)]).amax(0)
         seconds = (time.monotonic() - begin) / len(batch)
         alone = {name: found.tolist() for name, found in lower.items()}
@@ -134,6 +141,18 @@ class DistanceBounder:
             seconds=seconds,
             details=_details(work, row, alone),
         )
+
+
+def check(settings: Settings, p: float, box: tuple[float, float] | None) -> None:
+    """Refuse questions that nothing chosen can answer, before anything is computed.
+
+    Raises:
+        UsageError: for `boxed` alone without a box, and for 1 < p < 1.1 inside one.
+    """
+    if box is None and settings.methods == ["boxed"]:
+        raise UsageError("--method boxed needs the input box", "leave out --no-box, or add --method region")
+    if box is not None:
+        check_exponent(p)
 
 
 def least_memory(network: Network) -> int:

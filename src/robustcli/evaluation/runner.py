@@ -102,8 +102,8 @@ def _answer_batch(session: Session, question: Question, evaluator: Evaluator, in
             method="clean",
             margin_upper=None if clean[row].isnan() else float(clean[row]),
             distance_lower=0.0 if distance else None,
-            distance_upper=0.0 if distance else None,
-            exact=True if distance else None,
+            distance_upper=0.0 if distance and not clean[row].isnan() else None,
+            exact=not clean[row].isnan() if distance else None,
             reason=None if wrong else reason,
             seconds=seconds,
         )

@@ -1,4 +1,4 @@
-"""Box-constrained l_p distance from a point to a hyperplane, exact for p = 1 and 1.05 <= p <= inf (000 appendix A.1).
+"""Box-constrained l_p distance from a point to a hyperplane, exact for p = 1 and 1.1 <= p <= inf (000 appendix A.1).
 
     min ||delta||_p   such that   <w, x + delta> + b = 0,   x + delta in the box.
 
@@ -23,7 +23,7 @@ from robustcli.balls import vector_norm
 from robustcli.errors import UsageError
 
 SMALLEST = 1e-300  # keeps a^(1/(p-1)) from vanishing
-NEAREST_TO_ONE = 1.05  # below, a^(1/(p-1)) leaves the range of float64 for weights within it
+NEAREST_TO_ONE = 1.1  # below, a^(1/(p-1)) leaves the range of float64 for weights within it
 
 
 @torch.no_grad()
@@ -35,16 +35,13 @@ def box_projection(rows: Tensor, values: Tensor, points: Tensor, box: tuple[floa
         values: <w, x> + b at the point, [...].
         points: x inside the box, [..., d], broadcastable to rows.
         box: (lower, upper) of every coordinate.
-        p: exponent of the norm, 1 or at least 1.05.
+        p: exponent of the norm, 1 or at least 1.1.
     Returns:
         delta, [..., d]; all inf where the hyperplane misses the box.
     Raises:
-        UsageError: for 1 < p < 1.05, where float64 cannot tell the moves apart.
+        UsageError: for 1 < p < 1.1, where float64 cannot tell the moves apart.
     """
-    if 1 < p < NEAREST_TO_ONE:
-        raise UsageError(
-            f"no box-constrained distances for p = {p:g}", f"use p = 1, p >= {NEAREST_TO_ONE:g}, or --no-box"
-        )
+    check_exponent(p)
     toward = -values.sign().unsqueeze(-1) * rows.sign()
     down, up = points - box[0], box[1] - points
     room = torch.where(toward > 0, up, down) * (toward != 0)
@@ -52,6 +49,18 @@ def box_projection(rows: Tensor, values: Tensor, points: Tensor, box: tuple[floa
     length = _greedy(weight, room, target) if p == 1 else _proportional(weight, room, target, p)
     missed = (weight * room).sum(-1) < target
     return torch.where(missed.unsqueeze(-1), math.inf, toward * length)
+
+
+def check_exponent(p: float) -> None:
+    """Refuse exponents between 1 and 1.1.
+
+    Raises:
+        UsageError: for them.
+    """
+    if 1 < p < NEAREST_TO_ONE:
+        raise UsageError(
+            f"no box-constrained distances for p = {p:g}", f"use p = 1, p >= {NEAREST_TO_ONE:g}, or --no-box"
+        )
 
 
 def box_distance(rows: Tensor, values: Tensor, points: Tensor, box: tuple[float, float], p: float) -> Tensor:

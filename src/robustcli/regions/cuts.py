@@ -159,4 +159,6 @@ class _Cutting:
             return (1 - relative) * halfspace_distance(w, below, self.point, self.box, self.p)
         below = -(limit + slack) * (1 - relative)
         longest = float(vector_norm(torch.from_numpy(w), dual(self.p))) * (1 + relative) + row_slack
-        return max(below, 0.0) / longest if longest > 0 else math.inf
+        if not below > 0 or math.isnan(longest):
+            return 0.0
+        return below / longest if longest > 0 else math.inf

@@ -40,7 +40,7 @@ class Convolution:
         """
         s, k = self.stride, self.kernel
         first, last = -((k - 1 - self.padding) // s), (s - 1 + self.padding) // s
-        if s == 1 or any(side % s for side in self.in_shape[1:]) or first + last:
+        if s == 1 or any(out * s != side for side, out in zip(*self._sides(), strict=True)) or first + last:
             spare = [side - ((out - 1) * s - 2 * self.padding + k) for side, out in zip(*self._sides(), strict=True)]
             return F.conv_transpose2d(rows, self.weight, None, s, self.padding, spare).flatten(1)
         a, e = torch.arange(s).view(-1, 1), torch.arange(first, last + 1)

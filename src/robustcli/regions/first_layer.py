@@ -97,9 +97,12 @@ def _conv_norms(layer: Convolution, q: float) -> Tensor:
         largest = weight.abs().amax(1)
         over_rows = (largest.unsqueeze(1) * inside_rows[:, :, None]).amax(2)
         return (over_rows.unsqueeze(2) * inside_columns).amax(-1)
-    powers = weight.abs() if q == 1 else weight * weight if q == 2 else weight.abs().pow(q)
-    sums = torch.einsum("oab,ra,cb->orc", powers.sum(1), inside_rows, inside_columns)
-    return root(sums if q in (1, 2) else sums.log(), q)
+    if q not in (1, 2):  # in logarithms, see `power_sum`
+        logs = torch.logsumexp(q * weight.abs().log(), 1)
+        over_rows = torch.logsumexp(logs.unsqueeze(1) + inside_rows.log()[:, :, None], 2)
+        return root(torch.logsumexp(over_rows.unsqueeze(2) + inside_columns.log(), -1), q)
+    powers = weight.abs() if q == 1 else weight * weight
+    return root(torch.einsum("oab,ra,cb->orc", powers.sum(1), inside_rows, inside_columns), q)
 
 
 def _inside(layer: Convolution, outputs: int, side: int, like: Tensor) -> Tensor:

@@ -107,9 +107,11 @@ class Geometry:
                 start = position * self.stride - self.origin + index * side
                 outside = [pixel for pixel in range(side) if not 0 <= start + pixel < limit]
                 if outside:
-                    lines = slice(outside[0], outside[-1] + 1)
                     strip = shaped.select(axis, position)
-                    (strip[:, :, lines] if axis == 0 else strip[:, :, :, lines]).zero_()
+                    if axis == 0:
+                        strip[:, :, outside] = 0
+                    else:
+                        strip[:, :, :, outside] = 0
 
 
 def _map(layer: Convolution) -> tuple[int, int]:

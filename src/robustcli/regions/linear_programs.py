@@ -11,6 +11,8 @@ from robustcli.regions.halfspaces import FAR, TOLERANCE, Array, Box, Rows, halfs
 
 RADII = 40  # radii that the linf program tries in one call
 
+HARDEST = 1e19
+
 
 class LeastSum(Rows):
     """p = 1 as a linear program: delta = up - down, minimise sum up + sum down."""
@@ -103,6 +105,8 @@ def _append(solver: Any, rows: Array, limits: Array) -> None:
     count, width = rows.shape
     starts = np.arange(count, dtype=np.int32) * width
     index = np.tile(np.arange(width, dtype=np.int32), count)
+    # HiGHS refuses limits beyond 1e20; a looser one only costs it a tight answer, proofs take the true one.
+    limits = np.maximum(limits, -HARDEST)
     solver.addRows(count, np.full(count, -math.inf), limits, count * width, starts, index, rows.ravel())
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from robustcli.balls import vector_norm
 from robustcli.networks.network import Network
 from robustcli.regions.affine import Region, decision_rows, unit_rows
-from robustcli.regions.rounding import SPARE, gamma
+from robustcli.regions.rounding import SPARE, gamma, reached, row_errors
 
 Array = NDArray[np.float64]
 COPIES = 3  # arrays alive for each row that is pulled back
@@ -168,12 +168,12 @@ class Piece:
     def _above(self, position: int, place: int) -> NDArray[np.bool_]:
         """Which hidden units' rows can depend on a bit, [N]."""
         parts = [torch.zeros(mask.numel(), dtype=torch.bool) for mask in self.masks]
-        reached = torch.zeros_like(self.masks[position])
-        reached.view(-1)[place] = 1.0
+        depending = torch.zeros_like(self.masks[position])
+        depending.view(-1)[place] = 1.0
         for above in range(position + 1, len(self.masks)):
-            reached = (self.network.blocks[above].magnitude(reached) > 0).to(reached.dtype)
-            parts[above] = reached.flatten().bool().cpu()
-            reached = reached * self.masks[above]
+            depending = reached(self.network.blocks[above], depending)
+            parts[above] = depending.flatten().bool().cpu()
+            depending = depending * self.masks[above]
         return torch.cat(parts).numpy()
 
     def _through(self, z: Tensor) -> list[Tensor]:
@@ -193,23 +193,18 @@ class Piece:
     @cached_property
     def _errors(self) -> tuple[Array, Array, Array, Array]:
         """Running error analysis as in `rounding.region_errors`, with the bits of the pattern in place of the ReLUs."""
-        unit, sums = torch.ones_like(self.point), torch.zeros_like(self.point)
-        depth, values_up, rows_up = 0, [], []
-        x, error = self.point, sums
+        rows_up = row_errors(self.network, self.masks, self.point)
+        values_up, x, error = [], self.point, torch.zeros_like(self.point)
         for position, block in enumerate(self.network.blocks):
             if position:
                 mask = self.masks[position - 1]
                 doubt = x.abs() <= error  # a unit that may be zero or not counts with either bit
                 error = torch.where((mask > 0) | doubt, error + doubt * x.abs() * (1 - mask), 0.0)
-                x, unit = x * mask, unit * mask
-            unit = block.magnitude(unit)
-            depth += block.roundings + SPARE
-            rows_up.append(gamma(depth, x.dtype) * unit)
+                x = x * mask
             for layer in block.layers:
-                fresh = gamma(layer.fan_in + SPARE, x.dtype) * (
-                    layer.magnitude(x.abs() + error) + layer.offset_size(x[:1])
-                )
-                error = layer.magnitude(error) + fresh
+                roundings = layer.fan_in + SPARE
+                fresh = gamma(roundings, x.dtype) * (layer.magnitude(x.abs() + error) + layer.offset_size(x[:1]))
+                error = layer.magnitude(error) + fresh + 2 * roundings * torch.finfo(x.dtype).tiny
                 x = layer(x)
             values_up.append(error)
         last = values_up[-1] + gamma(SPARE, x.dtype) * x.abs()

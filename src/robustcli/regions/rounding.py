@@ -7,12 +7,14 @@ by at most n u / (1 - n u) times the sum of absolute values, in any order. A uni
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from robustcli.networks.network import Network
+from robustcli.networks.network import Block, Network
 from robustcli.regions.affine import Region
 
 SPARE = 8  # roundings per layer beyond the products: bias, scale, the estimate itself
@@ -44,13 +46,7 @@ def gamma(roundings: int, dtype: torch.dtype) -> float:
 def region_errors(region: Region, points: Tensor, labels: Tensor) -> Errors:
     """Errors of `region` = Region.of(network, points), margins for these labels."""
     network, dtype = region.network, region.values[0].dtype
-    rows_up: list[Tensor] = []
-    depth = 0
-    total = torch.ones_like(points)  # sums of absolute values along all paths, over all input coordinates
-    for position, block in enumerate(network.blocks):
-        total = block.magnitude(total if position == 0 else total * region.masks[position - 1])
-        depth += block.roundings + SPARE
-        rows_up.append(gamma(depth, dtype) * total)
+    rows_up = row_errors(network, region.masks, points)
     values_up = _value_errors(network, points)
     return Errors(
         values=_hidden(values_up, points),
@@ -58,6 +54,38 @@ def region_errors(region: Region, points: Tensor, labels: Tensor) -> Errors:
         rows=_hidden(rows_up, points),
         decisions=_pairs(rows_up[-1], labels),
     )
+
+
+def row_errors(network: Network, masks: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+    """Errors of the rows of every block in the l1 norm, [B, *block.out_shape]; 0 exactly for rows that are zero.
+
+    Products below the number range are lost whole, each at most `tiny`; what is lost goes on through the layers above,
+    and squares lose as much again when a norm is taken.
+
+    Args:
+        masks: patterns of the hidden layers, [B, *block.out_shape].
+        like: points [B, *input_shape].
+    """
+    dtype, inputs = like.dtype, like[0].numel()
+    tiny, depth, errors = torch.finfo(dtype).tiny, 0, []
+    total = torch.ones_like(like)  # sums of absolute values along all paths, over all input coordinates
+    lost, connected = torch.zeros_like(like), torch.ones_like(like)
+    for position, block in enumerate(network.blocks):
+        if position:
+            mask = masks[position - 1]
+            total, lost, connected = total * mask, lost * mask, connected * mask
+        total, lost, connected = block.magnitude(total), block.magnitude(lost), reached(block, connected)
+        depth += block.roundings + SPARE
+        lost = lost + connected * (2 * depth * inputs * tiny)
+        errors.append(gamma(depth, dtype) * total + 2 * lost + connected * math.sqrt(inputs * tiny))
+    return errors
+
+
+def reached(block: Block, connected: Tensor) -> Tensor:
+    """Which outputs of a block hang on any of the inputs marked 1, by weights that are not zero: 0 and 1."""
+    for layer in block.layers:
+        connected = (layer.magnitude(connected) > 0).to(connected.dtype)
+    return connected
 
 
 def _value_errors(network: Network, points: Tensor) -> list[Tensor]:
@@ -69,7 +97,9 @@ def _value_errors(network: Network, points: Tensor) -> list[Tensor]:
             x = x.relu()
         for layer in block.layers:
             constant = layer.offset_size(x[:1])
-            fresh = gamma(layer.fan_in + SPARE, x.dtype) * (layer.magnitude(x.abs() + error) + constant)
+            roundings = layer.fan_in + SPARE
+            fresh = gamma(roundings, x.dtype) * (layer.magnitude(x.abs() + error) + constant)
+            fresh = fresh + 2 * roundings * torch.finfo(x.dtype).tiny
             error = layer.magnitude(error) + fresh
             x = layer(x)
         errors.append(error)

@@ -135,7 +135,7 @@ class FirstDense:
         side = self.below.cell
         starts = [(first + place * self.step) * side - self.below.origin for place in range(count)]
         inside = [place for place, start in enumerate(starts) if start + side > 0 and start < limit]
-        return range(inside[0], inside[-1] + 1)
+        return range(inside[0], inside[-1] + 1) if inside else range(0)
 
     def room(self, images: int) -> list[Tensor]:
         """Arrays for the masked windows of each remainder, zero where `place` never writes; used again and again."""
@@ -170,6 +170,8 @@ class FirstDense:
         image are zero)."""
         found = []
         for placed, kind in zip(room, self.remainders, strict=True):
+            if not placed.numel():
+                continue
             cells, images, pixels = placed.shape[0] * placed.shape[1], placed.shape[2], placed.shape[3]
             value = torch.bmm(placed.view(cells, images * pixels, -1), kind.weight)
             found.append(value.view(cells, images, pixels, self.units))

@@ -24,7 +24,7 @@ _SPECIAL = {
     **{char: f"\\{char}" for char in "&%$#_"},
 }
 _MATH = {"l1": r"$\ell_1$", "l2": r"$\ell_2$", "linf": r"$\ell_\infty$", "eps": r"$\epsilon$"}
-_WORD = re.compile(r"\b(l1|l2|linf|eps)\b(?![-\w=\\]|\.\w)")
+_WORD = re.compile(r"\b(l1|l2|linf|eps|l\d+(?:\.\d+)?)\b(?![-\w=\\]|\.\w)")
 
 HEAD = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,margin=18mm]{geometry}
@@ -54,7 +54,12 @@ def escape(text: str) -> str:
 
 def prose(text: str) -> str:
     """Escaped text in which `l1`, `l2`, `linf` and `eps` are set as mathematics."""
-    return _WORD.sub(lambda match: _MATH[match[1]], escape(text))
+    return _WORD.sub(lambda match: _norm(match[1]), escape(text))
+
+
+def _norm(word: str) -> str:
+    """`l2` and `l1.5` as mathematics."""
+    return _MATH.get(word) or f"$\\ell_{{{word.removeprefix('l')}}}$"
 
 
 def _one(table: Table) -> str:
@@ -63,7 +68,7 @@ def _one(table: Table) -> str:
     for group, size in groups:
         if group:
             radius = f" ($\\epsilon = {escape(eps_text(table.eps[group]))}$)" if group in table.eps else ""
-            top.append(f"\\multicolumn{{{size}}}{{c}}{{{_MATH.get(group, escape(group))}{radius}}}")
+            top.append(f"\\multicolumn{{{size}}}{{c}}{{{prose(group)}{radius}}}")
             rules.append(f"\\cmidrule(lr){{{place}-{place + size - 1}}}")
         else:
             top += [""] * size
@@ -74,8 +79,7 @@ def _one(table: Table) -> str:
         f"\\caption{{{prose(table.title)}.}}",
         f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
-        _row(top),
-        " ".join(rules),
+        *([_row(top), " ".join(rules)] if rules else []),
         _row(["model", *(escape(column.head) for column in table.columns)]),
         r"\midrule",
     ]

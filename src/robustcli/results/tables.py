@@ -26,7 +26,8 @@ DISTANCE_LEGEND = (
     f"class. UB: nearest misclassified point found. ex: share in % where both are the exact distance. {MISSING}: none."
 )
 METHODS_LEGEND = (
-    "Means over the correctly classified points of what each method proves alone, and of the best of them per point."
+    "Means over the correctly classified points of what each method of bound-distance proves alone, and of the best of "
+    "them per point (neighb.: neighbours, univ.: universal)."
 )
 METHOD_HEADS = {"neighbours": "neighb.", "universal": "univ.", "kw": "KW"}
 PER_TABLE = 3

@@ -23,7 +23,8 @@ def text(tables: Sequence[Table], width: int = WIDTH) -> str:
 
 
 def _one(table: Table, width: int) -> str:
-    heads = [f"{column.group}\n{column.head}" if column.group else f"\n{column.head}" for column in table.columns]
+    grouped = any(column.group for column in table.columns)
+    heads = [f"{column.group}\n{column.head}" if grouped else column.head for column in table.columns]
     widths = [
         max(len(part) for part in (*head.split("\n"), *(line.cells[place] for line in table.lines)))
         for place, head in enumerate(heads)
@@ -34,7 +35,7 @@ def _one(table: Table, width: int) -> str:
     ]
     spread = room - sum(firsts) >= ROOMY_NAME
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="")
-    grid.add_column("\nmodel", no_wrap=True)
+    grid.add_column("\nmodel" if grouped else "model", no_wrap=True)
     for place, head in enumerate(heads):
         widths[place] += spread and firsts[place]
         grid.add_column(head, justify="right", no_wrap=True, min_width=widths[place])

@@ -167,7 +167,7 @@ def _tell_missed(evaluation: Evaluation, done: int, note: Callable[[str], None])
     evaluation.look()
     if missed := evaluation.missed(done):
         words = f"epoch{'s' * (len(missed) > 1)} {', '.join(map(str, missed))}"
-        note(f"cannot be evaluated any more: {words}; these weights are gone (ask before the training starts)")
+        note(f"{words}: over, and these weights are gone: not evaluated (give --evaluate from the start)")
 
 
 def _evaluate_finished(
