@@ -54,7 +54,8 @@ def test_floor(name: str, q: float) -> None:
 
 @pytest.mark.parametrize("side", [6, 7, 8, 12])
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding"), [(4, 2, 1), (3, 1, 1), (5, 2, 2), (3, 2, 1), (2, 2, 0), (5, 3, 1), (5, 2, 1), (6, 3, 1), (7, 3, 3)]
+    ("kernel", "stride", "padding"),
+    [(4, 2, 1), (3, 1, 1), (5, 2, 2), (3, 2, 1), (2, 2, 0), (5, 3, 1), (5, 2, 1), (6, 3, 1), (7, 3, 3)],
 )
 def test_adjoint_up_to_order(side: int, kernel: int, stride: int, padding: int) -> None:
     layer = Conv2d((2, side, side), 3, kernel, stride, padding).double()
