@@ -146,3 +146,15 @@ def test_wrong_inputs(
 
 def test_every_bound_has_a_name() -> None:
     assert list(module.BOUNDS) == ["interval", "dual"]
+
+
+def test_a_checkpoint_is_answered_in_its_run_unless_another_folder_is_asked_for(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine" / "seed-3"
+    run.mkdir(parents=True)
+    weights = run / "weights.safetensors"
+    weights.write_bytes(model.read_bytes())
+    here = open_session(Selection(checkpoint=weights, points="5"))
+    same = open_session(Selection(checkpoint=weights, points="5", runs=tmp_path / "runs"))
+    other = open_session(Selection(checkpoint=run, points="5", runs=tmp_path / "other"))
+    assert here.run.path == same.run.path == run
+    assert other.run.path == tmp_path / "other" / "mine" / "seed-3"

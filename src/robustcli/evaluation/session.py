@@ -169,7 +169,7 @@ def _find_model(selection: Selection, root: Path) -> tuple[Checkpoint, Recipe | 
     if selection.checkpoint is not None:
         if selection.recipe is not None:
             raise UsageError("--recipe and --checkpoint both name a network", "give one of them")
-        return _from_checkpoint(selection.checkpoint, root)
+        return _from_checkpoint(selection.checkpoint, selection.runs, root)
     if selection.recipe is None:
         run = newest(root)
         checkpoint = load_checkpoint(run.weights)
@@ -199,12 +199,15 @@ def _find_model(selection: Selection, root: Path) -> tuple[Checkpoint, Recipe | 
     return checkpoint, recipe, run, source
 
 
-def _from_checkpoint(path: Path, root: Path) -> tuple[Checkpoint, Recipe | None, RunFolder, str]:
+def _from_checkpoint(path: Path, asked: Path | None, root: Path) -> tuple[Checkpoint, Recipe | None, RunFolder, str]:
+    """A checkpoint inside a run folder is answered there, unless another folder for runs was asked for."""
     path = path / "weights.safetensors" if path.is_dir() else path
     checkpoint = load_checkpoint(path)
     own = RunFolder(path.parent)
     if path.name == own.weights.name and own.seed is not None:
-        return checkpoint, own.recipe(), own, f"checkpoint {path}"
+        elsewhere = asked is not None and not path.resolve().is_relative_to(asked.resolve())
+        run = RunFolder(root / own.path.parent.name / own.path.name) if elsewhere else own
+        return checkpoint, own.recipe(), run, f"checkpoint {path}"
     return checkpoint, None, RunFolder(root / path.stem / f"seed-{checkpoint.metadata.seed or 0}"), f"checkpoint {path}"
 
 
