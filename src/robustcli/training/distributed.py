@@ -21,6 +21,7 @@ TIMEOUT.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -232,4 +233,7 @@ def joined(device: str) -> Iterator[Group]:
     try:
         yield Processes()
     finally:
+        # Gloo's threads must end before the interpreter does: what still refers to the group, in cycles, goes first.
+        gc.collect()
         dist.destroy_process_group()
+        gc.collect()
