@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from robustcli.balls import Ball
+from robustcli.bounds.interval import interval
 from robustcli.bounds.types import Bounds
 from robustcli.errors import RobustError, UsageError
 from robustcli.mip.encoding import Encoding, encode
 from robustcli.mip.formulations import FORMULATIONS, choose, size
 from robustcli.mip.problem import Size
 from robustcli.mip.solver import Licence
+from robustcli.mip.verify import verify
+from robustcli.networks.network import margin_rows
 from tests.mip.cases import Case, case, golden, image, point, small
-from tests.nets import dense
+from tests.nets import convolutional, dense
 
 CASES = [
     lambda: golden(0.1),
@@ -115,10 +118,26 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0])
-def test_only_linf(p: float) -> None:
+def test_the_forms_hold_over_other_balls(p: float) -> None:
+    network = convolutional(3)
+    x = torch.rand(1, *network.input_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ball = Ball.around(x, 0.5, p, (0.0, 1.0))
+    rows, _ = margin_rows(network(x).argmax(1), network.classes, torch.float64)
+    found = encode(network, ball, interval(network, ball, rows).layers, rows[0])
+    for z in ball.sample(20, torch.Generator().manual_seed(2))[0]:
+        truth = rows[0] @ network(z.unsqueeze(0))[0]
+        assert found.margins_at(z.flatten().numpy()) == pytest.approx(truth.numpy(), abs=1e-9)
+        assert (
+            (found.pixel_lower <= z.flatten().numpy()[found.pixels])
+            & (z.flatten().numpy()[found.pixels] <= found.pixel_upper)
+        ).all()
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_the_solvers_know_linf_only(p: float) -> None:
     found = small(0)
     with pytest.raises(UsageError, match=f"not l{p:g}"):
-        encode(found.network, Ball.around(found.ball.center, 0.1, p, None), found.layers, found.rows)
+        verify(found.network, Ball.around(found.ball.center, 0.1, p, None), found.label, found.layers, [0], [0.0], [])
 
 
 def test_contradicting_bounds_are_an_error() -> None:

@@ -1,4 +1,4 @@
-"""The network over one linf ball as a compact mixed-integer set: pixels and unstable neurons only.
+"""The network over one ball as a compact mixed-integer set: pixels and unstable neurons only.
 
 Given sound bounds l <= z <= u on every pre-activation z, a neuron with l >= 0 is the identity, one with u <= 0 is zero;
 both are substituted exactly (Tjeng et al. 2019, section 4.1). What remains is one variable y = max(z, 0) per unstable
@@ -7,7 +7,8 @@ neuron and, for its z and for every margin, an affine form in pixels and earlier
     z_j = forms_j . v + form_constant_j,     margin_t = margins_t . v + margin_constant_t,     v = (pixels, y)
 
 The forms come from pushing rows backward through the affine blocks until they meet an unstable neuron or the input.
-Pixels that cannot move are constants; pixels and neurons that no form uses are left out.
+Pixels that cannot move are constants; pixels and neurons that no form uses are left out. The forms hold for any l_p
+ball; the ranges of the pixels describe an linf ball whole, of the others only the box around them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ from torch import Tensor
 
 from robustcli.balls import Ball
 from robustcli.bounds.types import Bounds
-from robustcli.errors import RobustError, UsageError
+from robustcli.errors import RobustError
 from robustcli.mip.problem import Vector
 from robustcli.networks.network import Network
-from robustcli.norms import norm_name
 
 WIDEN = 1e-9
 """Hidden bounds are moved outward by this share of the larger: the set stays an outer one under rounding."""
@@ -40,7 +40,7 @@ class Encoding:
 
     Args:
         center: the point, all d coordinates.
-        pixels: [P] coordinates that may move and matter; pixel_lower, pixel_upper: [P] their range.
+        pixels: [P] coordinates that may move and matter; pixel_lower, pixel_upper: [P] their range over the ball.
         layers, units: [n] hidden layer (0-based) and flat index of each unstable neuron.
         lower, upper: [n] bounds l < 0 < u of its pre-activation, widened.
         forms: [n, P + n], form_constants: [n].
@@ -110,17 +110,12 @@ def encode(network: Network, ball: Ball, bounds: Sequence[Bounds], rows: Tensor)
 
     Args:
         network: in float64.
-        ball: one linf ball.
+        ball: one ball.
         bounds: sound pre-activation bounds, one per hidden layer, each [1, *block.out_shape].
         rows: [T, K].
     Raises:
-        UsageError: for another norm than linf.
         RobustError: when the bounds contradict each other, or the encoding disagrees with the forward pass.
     """
-    if ball.p != float("inf"):
-        raise UsageError(
-            f"the MIP verifier knows the linf ball only, not {norm_name(ball.p)}", "use `robust certify` for l1 and l2"
-        )
     with torch.no_grad():
         back = _Backward(network, ball, bounds)
         encoding = back.run(rows.to(network.dtype))
@@ -238,12 +233,13 @@ class _Backward:
 
 
 def _check(network: Network, ball: Ball, rows: Tensor, encoding: Encoding) -> None:
-    """The encoded function must be the evaluated one: compare at the centre and at the two extreme corners.
+    """The encoded function must be the evaluated one: compare at the centre and at the two ends of the ball.
 
     There the unstable neurons must also lie within their bounds: a set that misses an input proves nothing.
     """
-    low, high = ball.bounding_box()
-    points = torch.cat([ball.center, low, high])
+    diagonal = torch.ones_like(ball.center).unsqueeze(1)
+    ends = ball.minimiser(torch.cat([diagonal, -diagonal], dim=1))[0]
+    points = torch.cat([ball.center, ends])
     truth = (network(points) @ rows.to(network.dtype).T).cpu().numpy()
     inputs = points.flatten(1).cpu().numpy()
     ours = np.stack([encoding.margins_at(x) for x in inputs])

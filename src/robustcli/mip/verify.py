@@ -14,12 +14,14 @@ import torch
 
 from robustcli.balls import Ball
 from robustcli.bounds.types import Bounds
+from robustcli.errors import UsageError
 from robustcli.mip.encoding import Encoding, encode
 from robustcli.mip.formulations import FORMULATIONS, choose, objective
 from robustcli.mip.problem import Problem, Size
 from robustcli.mip.solver import FEASIBILITY, Outcome, Solver
 from robustcli.mip.witness import Witness, replay
 from robustcli.networks.network import Network
+from robustcli.norms import norm_name
 from robustcli.results.schema import Verdict
 
 TOLERANCE = 1e-6
@@ -138,7 +140,13 @@ def verify(
         tolerance: see TOLERANCE.
         formulation: auto, slack or sub.
         threads, seed: of the solver.
+    Raises:
+        UsageError: for another norm than linf.
     """
+    if ball.p != float("inf"):
+        raise UsageError(
+            f"the MIP verifier knows the linf ball only, not {norm_name(ball.p)}", "use `robust certify` for l1 and l2"
+        )
     start = time.perf_counter()
     order = sorted(range(len(targets)), key=lambda i: margins[i])
     rows = torch.zeros(len(order), network.classes, dtype=torch.float64, device=ball.center.device)
