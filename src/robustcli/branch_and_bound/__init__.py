@@ -1,0 +1,1 @@
+"""Complete verification: branch and bound over ReLU signs, with bounds optimised in batches."""

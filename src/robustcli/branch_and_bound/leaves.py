@@ -1,0 +1,60 @@
+"""Domains in which every neuron's sign is fixed: the network is affine there, and the question is one of distance.
+
+Does the linear piece that the signs describe contain a point within eps of x with f_y <= f_t? Its nearest such point is
+found exactly, and a lower bound on its distance proved by multipliers (`regions.cuts`), for every l_p ball.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcli.balls import Ball
+from robustcli.bounds.types import Bounds
+from robustcli.branch_and_bound.system import System
+from robustcli.networks.network import Network
+from robustcli.norms import dual
+from robustcli.regions.cuts import nearest
+from robustcli.regions.pieces import Piece
+
+
+def closed(
+    network: Network, ball: Ball, label: int, layers: Sequence[Bounds], system: System, signs: Tensor, target: int
+) -> tuple[bool, Tensor | None]:
+    """Whether a fully split domain holds no point of the ball with f_y <= f_t; and the point found where it may.
+
+    Args:
+        network: float64.
+        ball: one ball.
+        layers: the hidden bounds the system was made from.
+        signs: S of the domain, [n], none of them 0.
+        target: the class t.
+    Returns:
+        (proved, candidate [1, *input_shape] or None).
+    """
+    masks = []
+    for position, layer in enumerate(layers):
+        mask = layer.active.to(torch.float64).flatten()
+        here = system.hidden_layers == position
+        mask[system.units[here]] = (signs[here] < 0).to(torch.float64)
+        masks.append(mask.view(layer.lower.shape))
+    piece = Piece(
+        network=network,
+        masks=tuple(masks),
+        point=ball.center,
+        label=torch.tensor([label], device=ball.center.device),
+        q=dual(ball.p),
+        norms=np.ones(network.hidden_units),  # only a scale here: nothing is proved from it
+    )
+    eps = float(ball.eps[0])
+    other = target - (target > label)
+    found = nearest(piece, ball.p, ball.box, other, enough=math.nextafter(eps, math.inf))
+    if found.lower > eps:
+        return True, None
+    if found.move is None:
+        return False, None
+    return False, ball.center + torch.from_numpy(found.move).to(ball.center.device).view_as(ball.center)

@@ -1,0 +1,266 @@
+"""One point, completely: every open target's margin is proved positive on all domains, or a counterexample is found.
+
+    pool = the open targets, nothing split
+    while the pool is not empty:
+        take the domains with the lowest bounds, split each, bound the children in one batch, keep those not proved
+        look at the network where each bound is attained: the minimisers are good candidates for counterexamples
+
+(exact_verification: Bunel et al. 2020; Xu et al. 2021; Wang et al. 2021.) A child's bound is at least its parent's. A
+domain without an open neuron is decided exactly (`leaves`), so the search ends by itself. Verdicts rest on float64
+bounds that are safe against rounding, and on points that the float64 network misclassifies, on nothing else.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robustcli.attacks.verify import confirm
+from robustcli.balls import Ball
+from robustcli.bounds.types import Bounds
+from robustcli.branch_and_bound.branching import choose
+from robustcli.branch_and_bound.leaves import closed
+from robustcli.branch_and_bound.optimiser import INSIDE, ROOT, Ascent, Schedule, ascend
+from robustcli.branch_and_bound.system import Proof, System
+from robustcli.errors import RobustError
+from robustcli.networks.network import Network
+from robustcli.results.schema import Verdict
+
+NUMBERS = 1 << 19  # of theta in one batch of domains
+DOMAINS = (8, 512)  # at least and at most in one batch
+AT_ONCE = 3  # splits of a domain in one go while the pool is small
+SURE = 1e-5  # relative: above this a float32 bound is taken to be positive, until float64 says so
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The answer for one point.
+
+    Args:
+        verdict: robust, vulnerable or unknown.
+        margin_lower: proved lower bound on every margin asked for.
+        witness: a misclassified point of the ball, [1, *input_shape] float64, and its margin.
+        reason: why unknown.
+        nodes: domains bounded, the roots included; depth: the most splits in one of them.
+        neurons: unstable neurons of the system.
+        seconds: all together.
+    """
+
+    verdict: Verdict
+    margin_lower: float
+    witness: Tensor | None
+    witness_margin: float | None
+    reason: str | None
+    nodes: int
+    depth: int
+    neurons: int
+    seconds: float
+
+    def details(self) -> dict[str, object]:
+        """For the record of a point."""
+        return {"nodes": self.nodes, "depth": self.depth, "neurons": self.neurons, "seconds": round(self.seconds, 4)}
+
+
+@dataclass(order=True)
+class Domain:
+    """One entry of the pool, ordered by its bound (then by age, so that runs repeat)."""
+
+    bound: float
+    number: int
+    target: int = field(compare=False)
+    signs: Tensor = field(compare=False)  # [n] int8
+    theta: Tensor = field(compare=False)  # [n] float16: only where to start from
+    depth: int = field(compare=False)
+
+
+def verify(
+    network: Network,
+    exact: Network,
+    ball: Ball,
+    label: int,
+    layers: Sequence[Bounds],
+    targets: Sequence[int],
+    margins: Sequence[float],
+    *,
+    seconds: float | None = None,
+    nodes: int | None = None,
+) -> Outcome:
+    """Decide one point.
+
+    Args:
+        network: as stored; only looks for counterexamples.
+        exact: its float64 copy.
+        ball: one ball, float64; l1, l2 or linf, with or without the box.
+        label: the true class.
+        layers: sound hidden bounds, each [1, *shape]; the tighter they are, the shorter the search.
+        targets: the classes still open.
+        margins: the bounds already proved for them.
+        seconds: limit, or None.
+        nodes: limit on domains bounded, or None; the same number gives the same answer.
+    """
+    search = _Search(network, exact, ball, label, layers, targets, margins, seconds, nodes)
+    try:
+        return search.run()
+    except RobustError as error:
+        return search.outcome("unknown", error.message)
+
+
+class _Search:
+    def __init__(
+        self,
+        network: Network,
+        exact: Network,
+        ball: Ball,
+        label: int,
+        layers: Sequence[Bounds],
+        targets: Sequence[int],
+        margins: Sequence[float],
+        seconds: float | None,
+        nodes: int | None,
+    ) -> None:
+        self.begin = time.perf_counter()
+        self.deadline = math.inf if seconds is None else self.begin + seconds
+        self.limit = math.inf if nodes is None else nodes
+        self.network, self.exact, self.ball, self.label, self.layers = network, exact, ball, label, layers
+        self.labels = torch.tensor([label], device=ball.center.device)
+        self.targets = list(targets)
+        self.margins = torch.tensor(list(margins), dtype=torch.float64, device=ball.center.device)
+        self.pool: list[Domain] = []
+        self.nodes = self.depth = self.neurons = 0
+        self.floor = math.inf  # least bound of all domains that were closed
+        self.stuck = math.inf  # least bound of the leaves that could not be decided
+        self.witness: Tensor | None = None
+        self.witness_margin = math.inf
+
+    def run(self) -> Outcome:
+        """Until nothing is open, a counterexample is found, or a limit is reached."""
+        rows = torch.zeros(len(self.targets), self.exact.classes, dtype=torch.float64, device=self.ball.center.device)
+        rows[:, self.label] += 1.0
+        rows[torch.arange(len(self.targets)), self.targets] -= 1.0
+        self.system = System.of(self.exact, self.ball, self.layers, rows)
+        self.rough, self.proof = self.system.to(torch.float32), Proof(self.system)
+        self.neurons = self.system.size
+        self.enough = SURE * float(self.proof.margins.max())
+        self.batch = min(max(NUMBERS // (self.system.size + len(self.system.center) + 1), DOMAINS[0]), DOMAINS[1])
+        every = torch.arange(len(self.targets), device=rows.device)
+        signs = torch.zeros(len(every), self.system.size, dtype=torch.int8, device=rows.device)
+        start = self.rough.start.expand(len(every), -1)
+        self.bound(every, signs, start, self.margins, ROOT, 0)
+        while self.pool and self.witness is None:
+            if self.nodes >= self.limit:
+                return self.outcome("unknown", "node limit")
+            if time.perf_counter() >= self.deadline:
+                return self.outcome("unknown", "time limit")
+            self.split()
+        if self.witness is not None:
+            return self.outcome("vulnerable")
+        if self.stuck < math.inf:
+            return self.outcome("unknown", "a fully split domain stayed open: a tie up to rounding")
+        return self.outcome("robust")
+
+    def split(self) -> None:
+        """Take the worst domains, split them, bound their children."""
+        room = int(min(self.batch, max(2, self.limit - self.nodes))) // 2
+        taken = [heapq.heappop(self.pool) for _ in range(min(max(room, 1), len(self.pool)))]
+        device = self.ball.center.device
+        targets = torch.tensor([domain.target for domain in taken], device=device)
+        signs = torch.stack([domain.signs for domain in taken])
+        theta = torch.stack([domain.theta for domain in taken]).to(torch.float32)
+        bounds = torch.tensor([domain.bound for domain in taken], dtype=torch.float64, device=device)
+        depth = max(domain.depth for domain in taken)
+        levels = min(AT_ONCE, max(1, int(math.log2(max(room, 1) / len(taken) + 1e-9)) + 1))
+        units = choose(self.rough, targets, signs, theta, levels)
+        whole = (units[:, 0] < 0).nonzero().squeeze(1).tolist()
+        for row in whole:
+            self.leaf(taken[row])
+        kept = (units[:, 0] >= 0).nonzero().squeeze(1)
+        targets, signs, theta, bounds, units = (part[kept] for part in (targets, signs, theta, bounds, units))
+        for level in range(units.shape[1]):
+            unit = units[:, level]
+            if level and bool((unit < 0).any()):
+                break  # a domain with fewer open neurons: the rest waits for the next round
+            some = torch.arange(len(unit), device=device)
+            halves = []
+            for sign in (-1, 1):
+                half = signs.clone()
+                half[some, unit] = sign
+                halves.append(half)
+            theta = theta.clone()
+            theta[some, unit] = 0.0
+            signs, theta, targets, bounds, units = (
+                torch.cat(halves),
+                *(torch.cat([part, part]) for part in (theta, targets, bounds, units)),
+            )
+            depth += 1
+        if len(signs):
+            self.bound(targets, signs, theta, bounds, INSIDE, depth)
+
+    def bound(
+        self, targets: Tensor, signs: Tensor, theta: Tensor, before: Tensor, schedule: Schedule, depth: int
+    ) -> None:
+        """Bound domains; those not proved go to the pool."""
+        self.nodes += len(signs)
+        self.depth = max(self.depth, depth)
+        found = ascend(self.rough, targets, signs, theta, schedule, self.enough)
+        lower = torch.maximum(self.proof.lower(targets, signs, found.theta), before)
+        done = lower > 0
+        self.floor = min([self.floor, *lower[done].tolist()])
+        left = (~done).nonzero().squeeze(1).tolist()
+        self.attack(found, left)
+        values, which, kept = lower.tolist(), targets.tolist(), found.theta.to(torch.float16)
+        for row in left:
+            number = self.nodes * DOMAINS[1] + row
+            heapq.heappush(self.pool, Domain(values[row], number, which[row], signs[row], kept[row], depth))
+
+    def attack(self, found: Ascent, rows: list[int]) -> None:
+        """Is the network wrong where a bound is attained?"""
+        if not rows or self.witness is not None:
+            return
+        points = self.ball.center.flatten(1).repeat(len(rows), 1)
+        points[:, self.system.coordinates] = found.points[rows].to(torch.float64)
+        self.judge(points.view(-1, *self.ball.center.shape[1:]))
+
+    def judge(self, points: Tensor) -> None:
+        """Keep the point with the smallest margin if it is misclassified."""
+        many = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        judged = confirm(self.exact, self.ball.take(many), self.labels[many], points)
+        hits = torch.where(judged.success, judged.margins, torch.inf)
+        best = int(hits.argmin())
+        if bool(judged.success[best]):
+            self.witness, self.witness_margin = judged.points[best : best + 1], float(hits[best])
+
+    def leaf(self, domain: Domain) -> None:
+        """Decide a domain without open neurons."""
+        target = self.targets[domain.target]
+        proved, candidate = closed(
+            self.exact, self.ball, self.label, self.layers, self.system, domain.signs, target
+        )
+        if candidate is not None:
+            self.judge(candidate)
+        if proved:
+            self.floor = min(self.floor, max(domain.bound, 0.0))
+        else:
+            self.stuck = min(self.stuck, domain.bound)
+
+    def outcome(self, verdict: Verdict, reason: str | None = None) -> Outcome:
+        """The answer with what is known so far."""
+        least = min([self.floor, self.stuck, *(domain.bound for domain in self.pool)])
+        known = float(self.margins.min()) if len(self.margins) else math.inf
+        lower = max(least, known) if self.nodes else known
+        return Outcome(
+            verdict=verdict,
+            margin_lower=lower,
+            witness=self.witness,
+            witness_margin=self.witness_margin if self.witness is not None else None,
+            reason=reason,
+            nodes=self.nodes,
+            depth=self.depth,
+            neurons=self.neurons,
+            seconds=time.perf_counter() - self.begin,
+        )
