@@ -141,7 +141,7 @@ def least_distance(rows: Array, limits: Array) -> float:
     target = np.append(np.zeros(rows.shape[1]), 1.0)
     solution, residual = nnls(stacked, target, maxiter=100 * stacked.shape[1])
     rest = stacked @ solution - target
-    return math.inf if residual < 1e-9 else float(np.linalg.norm(rest[:-1]) / abs(rest[-1]))
+    return math.inf if residual < 1e-9 or rest[-1] == 0 else float(np.linalg.norm(rest[:-1]) / abs(rest[-1]))
 
 
 def smallest_value(row: Array, rows: Array, limits: Array, x: Array, eps: float, p: float, box: Box) -> float:

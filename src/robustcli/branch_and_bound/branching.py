@@ -1,10 +1,10 @@
 """Which neuron to split next.
 
-Two cheap scores shortlist, one backward pass for each child of each candidate decides (filtered smart branching, De Palma
-et al. 2021): the candidate whose worse child has the best bound.
+Two cheap scores shortlist, one backward pass for each child of each candidate decides (filtered smart branching, De
+Palma et al. 2021): the candidate whose worse child has the best bound.
 
-    intercept   what the line above costs where it is used:  -[A]_- gap    (the largest share of the relaxation's loss)
-    loss        what both lines cost at the minimiser of the bound:  A (line - relu(z)), an estimate of what a split gains
+    intercept   what the line above costs where it is used:  -[A]_- gap
+    loss        what both lines cost at the minimiser of the bound:  |A (line - relu(z))|
 """
 
 from __future__ import annotations

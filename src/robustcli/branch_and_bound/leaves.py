@@ -19,6 +19,7 @@ from robustcli.branch_and_bound.system import System
 from robustcli.networks.network import Network
 from robustcli.norms import dual
 from robustcli.regions.cuts import nearest
+from robustcli.regions.incumbents import Incumbent
 from robustcli.regions.pieces import Piece
 
 
@@ -51,10 +52,13 @@ def closed(
         norms=np.ones(network.hidden_units),  # only a scale here: nothing is proved from it
     )
     eps = float(ball.eps[0])
+    beyond = math.nextafter(eps, math.inf)
     other = target - (target > label)
-    found = nearest(piece, ball.p, ball.box, other, enough=math.nextafter(eps, math.inf))
+    found = nearest(piece, ball.p, ball.box, other, enough=beyond)
     if found.lower > eps:
         return True, None
-    if found.move is None:
-        return False, None
-    return False, ball.center + torch.from_numpy(found.move).to(ball.center.device).view_as(ball.center)
+    # The nearest point is a tie; a witness lies a little behind it.
+    known = Incumbent(network, ball.center, piece.label, ball.p, ball.box, ball.center[0], beyond)
+    if found.move is None or not known.offer(found.move, "leaf"):
+        known.offer_behind(piece, other, "leaf", found.used)
+    return False, known.point.unsqueeze(0) if known.distance < beyond else None

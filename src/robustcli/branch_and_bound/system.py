@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +112,7 @@ class System:
             slope=around.upper,
             gap=around.gap,
             start=around.lower,
-            layers=tuple(slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)),
+            layers=tuple(slice(a, b) for a, b in pairwise(starts)),
             margin_pixels=margins[:, :count].contiguous(),
             margin_neurons=margins[:, count:].contiguous(),
             margin_constants=tensor(found.margin_constants),
@@ -130,7 +132,9 @@ class System:
     def to(self, dtype: torch.dtype) -> System:
         """The same system in another precision."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        cast = {k: v.to(dtype) for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        cast: dict[str, Any] = {
+            k: v.to(dtype) for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()
+        }
         return replace(self, **cast)
 
     @property
@@ -223,7 +227,7 @@ def backward(system: System, targets: Tensor, phases: Phases, theta: Tensor) -> 
 def forward(system: System, phases: Phases, theta: Tensor, above: Tensor, x: Tensor) -> Tensor:
     """z of every neuron when each relaxed ReLU sits on the line that the backward pass took: the gradient of the bound
 
-        d bound / d A_j = y_j,   d bound / d B_j = z_j        at the minimiser x [D, d] (envelope theorem), [D, n].
+    d bound / d A_j = y_j,   d bound / d B_j = z_j        at the minimiser x [D, d] (envelope theorem), [D, n].
     """
     lower = theta * phases.free + phases.on
     z = torch.addmm(system.constants, x, system.pixels.T)

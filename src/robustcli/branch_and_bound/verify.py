@@ -238,9 +238,7 @@ class _Search:
     def leaf(self, domain: Domain) -> None:
         """Decide a domain without open neurons."""
         target = self.targets[domain.target]
-        proved, candidate = closed(
-            self.exact, self.ball, self.label, self.layers, self.system, domain.signs, target
-        )
+        proved, candidate = closed(self.exact, self.ball, self.label, self.layers, self.system, domain.signs, target)
         if candidate is not None:
             self.judge(candidate)
         if proved:

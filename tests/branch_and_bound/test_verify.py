@@ -1,0 +1,151 @@
+"""Complete verification against brute force over all linear regions, and what its limits mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robustcli.attacks.verify import confirm
+from robustcli.bounds.types import Bounds
+from robustcli.branch_and_bound import verify as module
+from robustcli.networks.network import Network
+from tests.bounds.test_planted import questions, rescaled
+from tests.branch_and_bound.cases import Case, case, center
+from tests.nets import dense
+from tests.oracle import minimal_distance, minimal_margin
+
+NORMS = [1.0, 2.0, math.inf]
+BOXES = [None, (0.0, 1.0)]
+
+
+def small(seed: int) -> Network:
+    return dense([[3, 5, 4, 3], [2, 8, 3], [4, 4, 4, 2, 3], [3, 3]][seed % 4], seed)
+
+
+@pytest.mark.parametrize("wider", [0.0, 3.0])
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("p", NORMS)
+def test_verdicts_are_those_of_brute_force(p: float, box: tuple[float, float] | None, wider: float) -> None:
+    """Just inside and just outside the true distance; with hidden bounds so wide that hardly a unit is stable, too."""
+    decided = {"robust": 0, "vulnerable": 0}
+    for seed in range(12):
+        network = small(seed)
+        x = center(network, seed)
+        distance = minimal_distance(network, x, int(network(x).argmax(1)), p, box)
+        if not 1e-3 < distance < 50:
+            continue
+        for factor, verdict in ((0.999, "robust"), (1.001, "vulnerable")):
+            found = case(network, x, distance * factor, p, box, wider).verify()
+            assert found.verdict == verdict, found
+            decided[verdict] += 1
+            if found.witness is not None:
+                ball = case(network, x, distance * factor, p, box).ball
+                judged = confirm(network, ball, network(x).argmax(1), found.witness)
+                assert bool(judged.success[0])
+                assert found.witness_margin == pytest.approx(float(judged.margins[0]))
+    assert min(decided.values()) >= 4
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("p", NORMS)
+def test_the_reported_bound_is_a_bound(p: float, box: tuple[float, float] | None) -> None:
+    """At every limit the proved margin stays below the smallest margin, and more nodes never lower it."""
+    asked = 0
+    for seed in range(6):
+        network = small(seed)
+        x = center(network, seed)
+        found = case(network, x, 0.35, p, box, wider=0.5)
+        true = minimal_margin(network, x, found.label, 0.35, p, box)
+        before = -math.inf
+        for nodes in (1, 5, 20, 200):
+            outcome = found.verify(nodes=nodes)
+            assert outcome.margin_lower <= true + 1e-9
+            assert outcome.nodes <= max(nodes, len(found.targets)) + 1
+            assert outcome.margin_lower >= before - 1e-12 or outcome.verdict != "unknown"
+            before = outcome.margin_lower
+            asked += 1
+    assert asked == 24
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_leaves_decide_alone(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any optimisation every proof must come from fully split domains in the end."""
+    nothing = module.Schedule(0, 0.0, 0.0)
+    monkeypatch.setattr(module, "ROOT", nothing)
+    monkeypatch.setattr(module, "INSIDE", nothing)
+    decided = 0
+    for seed in (0, 8, 10, 12):
+        network = small(seed)
+        x = center(network, seed)
+        distance = minimal_distance(network, x, int(network(x).argmax(1)), p, (0.0, 1.0))
+        if not 1e-3 < distance < 50:
+            continue
+        for factor, verdict in ((0.999, "robust"), (1.001, "vulnerable")):
+            found = case(network, x, distance * factor, p, (0.0, 1.0), wider=2.0).verify()
+            assert found.verdict == verdict
+            decided += 1
+    assert decided >= 2
+
+
+@pytest.mark.parametrize("boxed", [True, False])
+@pytest.mark.parametrize("p", NORMS)
+def test_planted_counterexamples_are_never_proved_away(p: float, boxed: bool) -> None:
+    verdicts = []
+    for net, batch, point in questions(p, boxed):
+        found = case(net, batch.points, float(batch.ball.eps[0]), p, batch.ball.box)
+        outcome = found.verify(nodes=2000)
+        assert outcome.verdict != "robust"
+        true = float((net(point) @ found.rows.T).min())
+        assert outcome.margin_lower <= true + 1e-9
+        verdicts.append(outcome.verdict)
+    assert verdicts.count("vulnerable") >= 0.5 * len(verdicts)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-6, 1e6, 1e12])
+def test_the_scale_of_hidden_values_proves_nothing_false(factor: float) -> None:
+    for net, batch, point in questions(math.inf, True):
+        rescaled(net, factor)
+        if bool(confirm(net, batch.ball, batch.labels, point).success[0]):
+            found = case(net, batch.points, float(batch.ball.eps[0]), math.inf, batch.ball.box)
+            assert found.verify(nodes=200).verdict != "robust"
+
+
+def hard() -> Case:
+    """A point that takes some dozens of domains."""
+    network = dense([5, 12, 10, 4], 10)
+    return case(network, center(network, 10), 0.3, math.inf, (0.0, 1.0), wider=1.0)
+
+
+def test_the_same_node_limit_gives_the_same_answer() -> None:
+    first, second = (replace(hard().verify(nodes=20), seconds=0.0, witness=None) for _ in range(2))
+    assert first == second
+    assert first.nodes >= 9
+
+
+def test_limits_are_no_verdict() -> None:
+    assert hard().verify().verdict == "robust"
+    for limits, reason in (({"seconds": 0.0}, "time limit"), ({"nodes": 5}, "node limit")):
+        outcome = hard().verify(**limits)
+        assert (outcome.verdict, outcome.reason) == ("unknown", reason)
+        assert outcome.margin_lower <= 0
+
+
+def test_bounds_that_are_no_numbers_prove_nothing() -> None:
+    found = case(dense([3, 5, 3], 1), center(dense([3, 3]), 1), 0.1, math.inf, None)
+    wrong = [Bounds(torch.full_like(layer.lower, math.nan), layer.upper) for layer in found.layers]
+    outcome = replace(found, layers=wrong).verify()
+    assert outcome.verdict == "unknown"
+    assert outcome.margin_lower <= min(found.margins)
+
+
+def test_wrong_phases_are_noticed() -> None:
+    """All units declared inactive: another function than the network's."""
+    found = case(dense([3, 5, 3], 1), center(dense([3, 3]), 1), 0.1, math.inf, None)
+    wrong = [Bounds(-torch.ones_like(layer.lower), -torch.ones_like(layer.upper)) for layer in found.layers]
+    outcome = replace(found, layers=wrong).verify()
+    assert outcome.verdict == "unknown"
+    assert outcome.reason is not None
+    assert "differs from the forward pass" in outcome.reason
