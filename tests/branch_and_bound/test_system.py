@@ -15,15 +15,28 @@ from robustcli.bounds.backward import Shared, both_ends
 from robustcli.bounds.interval import first_layer
 from robustcli.bounds.relaxation import adaptive, lines
 from robustcli.bounds.types import Bounds
-from robustcli.branch_and_bound.optimiser import Schedule, ascend
-from robustcli.branch_and_bound.system import Phases, Proof, System, backward, forward
+from robustcli.branch_and_bound.optimiser import Ascent, Schedule, ascend
+from robustcli.branch_and_bound.system import Phases, System, backward, forward, proved
 from robustcli.networks.network import margin_rows
 from robustcli.networks.rows import Rows
-from tests.branch_and_bound.cases import case, center
+from tests.branch_and_bound.cases import Case, case, center
 from tests.nets import convolutional, dense, golden_network
 
 BALLS = [(math.inf, 0.2), (2.0, 0.5), (1.0, 0.8)]
 LONG = Schedule(400, 0.1, 0.1, 0.99)
+
+
+def lower(system: System, targets: Tensor, signs: Tensor, theta: Tensor) -> Tensor:
+    """Proved bounds of some margins."""
+    return proved(system, system.margins.take(targets), signs, theta)
+
+
+def best(system: System, targets: Tensor, signs: Tensor, theta: Tensor, schedule: Schedule, enough: float) -> Ascent:
+    return ascend(system, system.margins.take(targets), signs, theta, schedule, enough)
+
+
+def slopes(system: System) -> Tensor:
+    return adaptive(Bounds(system.lower, system.upper))
 
 
 def golden(eps: float) -> System:
@@ -51,11 +64,11 @@ def signed(system: System, *fixed: tuple[int, int, int]) -> Tensor:
 )
 def test_golden_slopes(eps: float, crown: list[float], optimised: list[float]) -> None:
     system = golden(eps)
-    proof, targets, signs = Proof(system), torch.tensor([0, 1]), torch.zeros(2, system.size, dtype=torch.int8)
-    start = system.start.expand(2, -1)
-    assert proof.lower(targets, signs, start).tolist() == pytest.approx(crown, abs=1e-6)
-    best = ascend(system, targets, signs, start, LONG, math.inf)
-    assert proof.lower(targets, signs, best.theta).tolist() == pytest.approx(optimised, abs=1e-5)
+    targets, signs = torch.tensor([0, 1]), torch.zeros(2, system.size, dtype=torch.int8)
+    start = slopes(system).expand(2, -1)
+    assert lower(system, targets, signs, start).tolist() == pytest.approx(crown, abs=1e-6)
+    found = best(system, targets, signs, start, LONG, math.inf)
+    assert lower(system, targets, signs, found.theta).tolist() == pytest.approx(optimised, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +86,10 @@ def test_golden_multipliers(fixed: list[tuple[int, int, int]], before: float, af
     """Domains of the worked example; where the domain is empty the bound grows without limit."""
     system = golden(0.1)
     signs, target = signed(system, *fixed), torch.tensor([0])
-    start = system.start * (signs == 0)
-    assert float(Proof(system).lower(target, signs, start)) == pytest.approx(before, abs=1e-6)
-    best = ascend(system, target, signs, start, Schedule(800, 0.1, 0.1, 0.998), 5.0)
-    found = float(Proof(system).lower(target, signs, best.theta))
+    start = slopes(system) * (signs == 0)
+    assert float(lower(system, target, signs, start)) == pytest.approx(before, abs=1e-6)
+    ascent = best(system, target, signs, start, Schedule(800, 0.1, 0.1, 0.998), 5.0)
+    found = float(lower(system, target, signs, ascent.theta))
     assert found > before + 0.3 if math.isinf(after) else found == pytest.approx(after, abs=5e-4)
 
 
@@ -92,16 +105,22 @@ def test_any_theta_is_sound_on_its_domain(p: float, eps: float, box: tuple[float
     if system.size == 0:
         return
     samples = found.ball.sample(40, generator)[0]
-    hidden = torch.cat([z.flatten(1) for z in network.pre_activations(samples)[:-1]], dim=1)
-    offsets = torch.tensor([0, *(layer.lower.numel() for layer in found.layers)]).cumsum(0)
-    true = hidden[:, offsets[system.hidden_layers] + system.units]
+    true = hidden(found, samples)
     keep = torch.rand(true.shape, generator=generator) < 0.5
     signs = torch.where(keep, -true.sign(), 0.0).to(torch.int8)
     theta = torch.rand(true.shape, generator=generator, dtype=torch.float64)
     theta = torch.where(signs == 0, theta, theta * 3)
     for target in range(len(found.targets)):
-        bounds = Proof(system).lower(torch.full((len(samples),), target), signs, theta)
+        bounds = lower(system, torch.full((len(samples),), target), signs, theta)
         assert (bounds <= network(samples) @ found.rows[target]).all()
+
+
+def hidden(found: Case, points: Tensor) -> Tensor:
+    """z of the system's neurons at points, [N, n]."""
+    system = found.system
+    values = torch.cat([z.flatten(1) for z in found.network.pre_activations(points)[:-1]], dim=1)
+    offsets = torch.tensor([0, *(layer.lower.numel() for layer in found.layers)]).cumsum(0)
+    return values[:, offsets[system.hidden_layers] + system.units]
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
@@ -114,7 +133,7 @@ def test_the_forward_pass_is_the_gradient(p: float) -> None:
     signs = torch.randint(-1, 2, (3, system.size), generator=generator).to(torch.int8)
     phases = Phases.of(system, signs)
     theta = torch.rand(3, system.size, generator=generator, dtype=torch.float64).requires_grad_()
-    found_pass = backward(system, targets, phases, theta)
+    found_pass = backward(system, system.margins.take(targets), phases, theta)
     x = system.minimiser(found_pass.rows.detach())
     (found_pass.value + (found_pass.rows * x).sum(1)).sum().backward()
     with torch.no_grad():
@@ -128,11 +147,10 @@ def test_float32_is_only_a_search() -> None:
     """The value of the search and the proof agree to float32; the proof alone is below the float64 value."""
     system = golden(0.1)
     targets, signs = torch.tensor([0, 1]), torch.zeros(2, system.size, dtype=torch.int8)
-    best = ascend(system.to(torch.float32), targets, signs, system.start.float().expand(2, -1), LONG, math.inf)
-    proof = Proof(system).lower(targets, signs, best.theta)
-    theta = best.theta.double()
-    found = backward(system, targets, Phases.of(system, signs), theta)
+    ascent = best(system.to(torch.float32), targets, signs, slopes(system).float().expand(2, -1), LONG, math.inf)
+    proof = lower(system, targets, signs, ascent.theta)
+    found = backward(system, system.margins.take(targets), Phases.of(system, signs), ascent.theta.double())
     exact = found.value + system.minimum(found.rows)
     assert (proof < exact).all()
     assert (exact - proof < 1e-8).all()
-    assert torch.allclose(best.value.double(), proof, atol=1e-4)
+    assert torch.allclose(ascent.value.double(), proof, atol=1e-4)

@@ -13,34 +13,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustcli.branch_and_bound.domains import Domains
 from robustcli.branch_and_bound.system import Phases, System, backward, forward
 
 CANDIDATES = 3  # of each score
 
 
 @torch.no_grad()
-def choose(system: System, targets: Tensor, signs: Tensor, theta: Tensor, count: int) -> Tensor:
+def choose(system: System, domains: Domains, count: int) -> Tensor:
     """The neurons to split in each of D domains, the best first; [D, count], -1 where a domain has no open one left.
 
     Args:
         system: float32.
-        targets, signs, theta: as in `system.backward`.
+        count: neurons per domain.
     """
-    phases = Phases.of(system, signs)
-    found = backward(system, targets, phases, theta)
+    phases = Phases.of(system, domains.signs)
+    found = backward(system, system.margins.take(domains.targets), phases, domains.theta)
     x = system.minimiser(found.rows)
-    z = forward(system, phases, theta, found.above, x)
-    negative = found.above.clamp(max=0)
-    lower = theta * phases.free + phases.on
+    z = forward(system, phases, domains.theta, found.above, x)
+    lower = domains.theta * phases.free + phases.on
     line = torch.where(found.above >= 0, lower * z, phases.upper * z + phases.gap)
     closed = torch.where(phases.free > 0, 0.0, -torch.inf)
-    loss = (found.above * (z.relu() - line)).neg().abs() + closed
-    intercept = -negative * phases.gap + closed
+    intercept = -found.above.clamp(max=0) * phases.gap + closed
+    loss = (found.above * (line - z.relu())).abs() + closed
     candidates = torch.cat([_top(loss), _top(intercept)], dim=1)
-    gain = _children(system, targets, signs, theta, candidates)
+    gain = _children(system, domains, candidates)
     order = gain.argsort(dim=1, descending=True, stable=True)
-    chosen = candidates.gather(1, order)
-    value = gain.gather(1, order)
+    chosen, value = candidates.gather(1, order), gain.gather(1, order)
     return _distinct(torch.where(value > -torch.inf, chosen, -1), count)
 
 
@@ -50,19 +49,14 @@ def _top(score: Tensor) -> Tensor:
     return torch.where(best.values > -torch.inf, best.indices, -1)
 
 
-def _children(system: System, targets: Tensor, signs: Tensor, theta: Tensor, candidates: Tensor) -> Tensor:
+def _children(system: System, domains: Domains, candidates: Tensor) -> Tensor:
     """Sum of both children's bounds, without optimisation, 0 for closed ones, [D, C]; -inf for candidates of -1."""
-    domains, count = candidates.shape
-    rows = torch.arange(domains, device=signs.device).repeat_interleave(2 * count)
-    units = candidates.clamp(min=0).repeat_interleave(2, dim=1).flatten()
-    some = torch.arange(len(rows), device=signs.device)
-    split = signs.index_select(0, rows)
-    split[some, units] = torch.tensor([-1, 1], dtype=signs.dtype, device=signs.device).repeat(domains * count)
-    start = theta.index_select(0, rows)
-    start[some, units] = 0.0
-    found = backward(system, targets.index_select(0, rows), Phases.of(system, split), start)
+    count = candidates.shape[1]
+    rows = torch.arange(len(domains), device=candidates.device).repeat_interleave(count)
+    both = domains.take(rows).split(candidates.clamp(min=0).flatten())
+    found = backward(system, system.margins.take(both.targets), Phases.of(system, both.signs), both.theta)
     value = found.value + (found.rows * system.minimiser(found.rows)).sum(1)
-    together = value.view(domains, count, 2).clamp(max=0).sum(2)
+    together = value.view(2, len(domains), count).clamp(max=0).sum(0)
     return torch.where(candidates >= 0, together, -torch.inf)
 
 

@@ -1,7 +1,7 @@
 """Ascent on slopes and multipliers of many domains at once: Adam on the concave-like dual, with gradients by hand.
 
 One step is one backward pass for the bound and one forward pass for its gradient (`system.forward`); no graph is kept.
-It runs in float32 and proves nothing: what it finds is evaluated once in float64 (`system.Proof`).
+It runs in float32 and proves nothing: what it finds is evaluated once in float64 (`system.proved`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcli.branch_and_bound.system import Phases, System, backward, forward
+from robustcli.branch_and_bound.system import Functionals, Phases, System, backward, forward
 
 MEAN, SQUARE, GUARD = 0.9, 0.999, 1e-8  # Adam's constants
 CHECK_EVERY = 4  # steps between two looks at which domains are closed
@@ -41,23 +41,30 @@ class Ascent:
 
 
 @torch.no_grad()
-def ascend(system: System, targets: Tensor, signs: Tensor, theta: Tensor, schedule: Schedule, enough: float) -> Ascent:
+def ascend(
+    system: System,
+    start: Functionals,
+    signs: Tensor,
+    theta: Tensor,
+    schedule: Schedule,
+    enough: float,
+) -> Ascent:
     """Raise the bounds of D domains.
 
     Args:
         system: float32.
-        targets: which margin, [D].
+        start: what is bounded, D functionals.
         signs: S, [D, n] int8.
         theta: where to start, [D, n].
         schedule: steps and learning rates.
         enough: a domain whose bound is above this is done.
     """
-    work = _Work.start(system, targets, signs, theta, schedule)
+    work = _Work.of(system, start, signs, theta, schedule)
     best = Ascent(
         theta.clone(), theta.new_full((len(theta),), -torch.inf), theta.new_zeros(len(theta), len(system.center))
     )
     for step in range(schedule.steps + 1):
-        found = backward(system, work.targets, work.phases, work.theta)
+        found = backward(system, work.start, work.phases, work.theta)
         x = system.minimiser(found.rows)
         value = found.value + (found.rows * x).sum(1)
         better = value > best.value[work.index]
@@ -82,7 +89,7 @@ class _Work:
     """The domains still being improved: `index` says which, the rest is theirs (Adam's moments included)."""
 
     index: Tensor
-    targets: Tensor
+    start: Functionals
     phases: Phases
     theta: Tensor
     rate: Tensor
@@ -91,17 +98,17 @@ class _Work:
     square: Tensor
 
     @classmethod
-    def start(cls, system: System, targets: Tensor, signs: Tensor, theta: Tensor, schedule: Schedule) -> _Work:
+    def of(cls, system: System, start: Functionals, signs: Tensor, theta: Tensor, schedule: Schedule) -> _Work:
         phases = Phases.of(system, signs)
         rate = phases.free * schedule.slope + (1 - phases.free) * schedule.multiplier
         top = torch.where(signs == 0, 1.0, torch.inf)
         index = torch.arange(len(theta), device=theta.device)
-        return cls(index, targets, phases, theta.clone(), rate, top, torch.zeros_like(theta), torch.zeros_like(theta))
+        return cls(index, start, phases, theta.clone(), rate, top, torch.zeros_like(theta), torch.zeros_like(theta))
 
     def take(self, left: Tensor) -> _Work:
         """Some of the domains."""
         parts = (self.theta, self.rate, self.top, self.mean, self.square)
-        return _Work(self.index[left], self.targets[left], self.phases.take(left), *(part[left] for part in parts))
+        return _Work(self.index[left], self.start.take(left), self.phases.take(left), *(part[left] for part in parts))
 
     def climb(self, gradient: Tensor, step: int, decay: float) -> None:
         """One step of Adam upwards, back into [0, 1] for slopes and [0, inf) for multipliers."""

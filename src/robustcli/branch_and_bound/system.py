@@ -25,7 +25,7 @@ from torch import Tensor
 
 from robustcli.balls import Ball, reach, step
 from robustcli.bounds.interval import row_error
-from robustcli.bounds.relaxation import adaptive, lines
+from robustcli.bounds.relaxation import lines
 from robustcli.bounds.rounding import rounding_errors
 from robustcli.bounds.types import Bounds
 from robustcli.mip.encoding import encode
@@ -33,33 +33,51 @@ from robustcli.networks.network import Network
 
 
 @dataclass(frozen=True)
-class System:
-    """n unstable neurons ordered by layer, d pixels, T margins.
+class Functionals:
+    """R affine functionals  pixels x + neurons y + constants.
 
     Args:
-        pixels: P, [n, d]; neurons: Q, [n, n]; constants: c, [n].
-        lower, upper: l < 0 < u, [n].
-        slope, gap: of the lines above the ReLUs, [n]; start: adaptive slopes of the lines below, [n].
-        layers: the neurons of each hidden layer that has any, first to last.
-        margin_pixels: R, [T, d]; margin_neurons: S, [T, n]; margin_constants: d, [T].
-        center, down, up: the point and its room, [d]; eps, [1]; p, boxed: of the ball.
-        coordinates: where the d pixels stand in the input, [d].
-        hidden_layers, units: layer and flat index of each neuron, [n].
-        errors, margin_errors: how far rounding of the forms themselves can move z and the margins, [n] and [T].
+        pixels: [R, d]; neurons: [R, n]; constants: [R].
+        sizes: sums of the absolute values they are made of, at most, [R].
+        errors: how far rounding of these coefficients can move the value, [R].
     """
 
     pixels: Tensor
     neurons: Tensor
     constants: Tensor
+    sizes: Tensor
+    errors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.constants)
+
+    def take(self, index: Tensor) -> Functionals:
+        """Some of the functionals."""
+        return Functionals(*(getattr(self, field.name).index_select(0, index) for field in fields(self)))
+
+    def to(self, dtype: torch.dtype) -> Functionals:
+        """The same in another precision."""
+        return Functionals(*(getattr(self, field.name).to(dtype) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class System:
+    """n unstable neurons ordered by layer, d pixels, T margins.
+
+    Args:
+        forms: z of the neurons, n functionals; margins: T functionals.
+        lower, upper: l < 0 < u of z, [n].
+        layers: the neurons of each hidden layer that has any, first to last.
+        center, down, up: the point and its room, [d]; eps, [1]; p, boxed: of the ball.
+        coordinates: where the d pixels stand in the input, [d].
+        hidden_layers, units: layer and flat index of each neuron, [n].
+    """
+
+    forms: Functionals
+    margins: Functionals
     lower: Tensor
     upper: Tensor
-    slope: Tensor
-    gap: Tensor
-    start: Tensor
     layers: tuple[slice, ...]
-    margin_pixels: Tensor
-    margin_neurons: Tensor
-    margin_constants: Tensor
     center: Tensor
     down: Tensor
     up: Tensor
@@ -69,8 +87,6 @@ class System:
     coordinates: Tensor
     hidden_layers: Tensor
     units: Tensor
-    errors: Tensor
-    margin_errors: Tensor
 
     @classmethod
     def of(cls, network: Network, ball: Ball, layers: Sequence[Bounds], rows: Tensor) -> System:
@@ -90,33 +106,33 @@ class System:
             return torch.as_tensor(np.asarray(values), device=device)
 
         found = encode(network, ball, layers, rows)
-        count = len(found.pixels)
         errors = rounding_errors(network, ball)
         hidden, units, where = tensor(found.layers), tensor(found.units), tensor(found.pixels)
-        neuron_errors = torch.zeros(len(units), dtype=torch.float64, device=device)
+        form_errors = torch.zeros(len(units), dtype=torch.float64, device=device)
         for layer, error in enumerate(errors[:-1]):
             here = hidden == layer
-            neuron_errors[here] = error.flatten()[units[here]]
-        bounds = Bounds(tensor(found.lower), tensor(found.upper))
-        around = lines(bounds, adaptive(bounds))
-        ends = np.flatnonzero(np.diff(found.layers)) + 1
-        starts = [0, *ends.tolist(), len(units)] if len(units) else [0]
-        forms, margins = tensor(found.forms.toarray()), tensor(found.margins.toarray())
+            form_errors[here] = error.flatten()[units[here]]
         down, up = (side.flatten()[where] for side in ball.room())
+        center, upper = ball.center.flatten()[where], tensor(found.upper)
+        largest = torch.cat([center.abs() + torch.maximum(down, up), upper])
+
+        def functionals(coefficients: Tensor, constants: Tensor, errors: Tensor) -> Functionals:
+            pixels, neurons = (part.contiguous() for part in coefficients.tensor_split([len(where)], dim=1))
+            return Functionals(pixels, neurons, constants, coefficients.abs() @ largest + constants.abs(), errors)
+
+        ends = (np.flatnonzero(np.diff(found.layers)) + 1).tolist()
+        starts = [0, *ends, len(units)] if len(units) else [0]
         return cls(
-            pixels=forms[:, :count].contiguous(),
-            neurons=forms[:, count:].contiguous(),
-            constants=tensor(found.form_constants),
-            lower=bounds.lower,
-            upper=bounds.upper,
-            slope=around.upper,
-            gap=around.gap,
-            start=around.lower,
+            forms=functionals(tensor(found.forms.toarray()), tensor(found.form_constants), form_errors),
+            margins=functionals(
+                tensor(found.margins.toarray()),
+                tensor(found.margin_constants),
+                row_error(rows.unsqueeze(0), errors[-1])[0],
+            ),
+            lower=tensor(found.lower),
+            upper=upper,
             layers=tuple(slice(a, b) for a, b in pairwise(starts)),
-            margin_pixels=margins[:, :count].contiguous(),
-            margin_neurons=margins[:, count:].contiguous(),
-            margin_constants=tensor(found.margin_constants),
-            center=ball.center.flatten()[where],
+            center=center,
             down=down,
             up=up,
             eps=ball.eps,
@@ -125,16 +141,15 @@ class System:
             coordinates=where,
             hidden_layers=hidden,
             units=units,
-            errors=neuron_errors,
-            margin_errors=row_error(rows.unsqueeze(0), errors[-1])[0],
         )
 
     def to(self, dtype: torch.dtype) -> System:
         """The same system in another precision."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        cast: dict[str, Any] = {
-            k: v.to(dtype) for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()
-        }
+        cast: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Functionals) or (isinstance(value, Tensor) and value.is_floating_point()):
+                cast[field.name] = value.to(dtype)
         return replace(self, **cast)
 
     @property
@@ -142,13 +157,10 @@ class System:
         """Number of unstable neurons."""
         return len(self.lower)
 
-    def magnitudes(self) -> tuple[Tensor, Tensor]:
-        """Sums of the absolute values that z [n] and the margins [T] are made of, at most."""
-        x = self.center.abs() + torch.maximum(self.down, self.up)
-        y = self.upper
-        z = self.pixels.abs() @ x + self.neurons.abs() @ y + self.constants.abs()
-        margins = self.margin_pixels.abs() @ x + self.margin_neurons.abs() @ y + self.margin_constants.abs()
-        return z, margins
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the forms."""
+        return self.lower.dtype
 
     def minimiser(self, rows: Tensor) -> Tensor:
         """Points of ball and box where rows [D, d] are smallest, [D, d]."""
@@ -162,11 +174,11 @@ class System:
 
 @dataclass(frozen=True)
 class Phases:
-    """What the signs of D domains make of the lines: theta counts where `free`; [D, n] each.
+    """What the signs of D domains make of the lines; [D, n] each.
 
     Args:
         signs: S, -1 / 0 / +1.
-        free: 1 at open neurons.
+        free: 1 at open neurons, where theta is a slope.
         on: 1 where z >= 0 is fixed.
         upper, gap: lines above.
     """
@@ -180,18 +192,20 @@ class Phases:
     @classmethod
     def of(cls, system: System, signs: Tensor) -> Phases:
         """From signs [D, n] (int8)."""
-        signs = signs.to(system.slope.dtype)
+        around = lines(Bounds(system.lower, system.upper), system.lower)
+        signs = signs.to(system.dtype)
         free, on = (signs == 0).to(signs.dtype), (signs < 0).to(signs.dtype)
-        return cls(signs, free, on, free * system.slope + on, free * system.gap)
+        return cls(signs, free, on, free * around.upper + on, free * around.gap)
 
     def take(self, index: Tensor) -> Phases:
         """Some of the domains."""
-        return Phases(self.signs[index], self.free[index], self.on[index], self.upper[index], self.gap[index])
+        return Phases(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A backward pass: `above` A and `below` B, [D, n]; `rows` over the pixels, [D, d]; `value` without them, [D]."""
+    """A backward pass: `above` A and `below` B, [D, n]; `rows` over the pixels, [D, d]; `value` without them, [D], of
+    which `lost` is what the gaps cost."""
 
     above: Tensor
     below: Tensor
@@ -200,15 +214,15 @@ class Pass:
     lost: Tensor
 
 
-def backward(system: System, targets: Tensor, phases: Phases, theta: Tensor) -> Pass:
-    """The bound of every domain as a linear function of the pixels.
+def backward(system: System, start: Functionals, phases: Phases, theta: Tensor) -> Pass:
+    """The bound of a functional on each domain as a linear function of the pixels.
 
     Args:
-        targets: which margin, [D].
+        start: what is bounded, one for each of the D domains.
         theta: slopes and multipliers, [D, n].
     """
     lower, extra = theta * phases.free + phases.on, theta * phases.signs
-    above = system.margin_neurons.index_select(0, targets)
+    above = start.neurons.clone()
     below = torch.empty_like(above)
     lost = above.new_zeros(len(above))
     for layer in reversed(system.layers):
@@ -218,10 +232,9 @@ def backward(system: System, targets: Tensor, phases: Phases, theta: Tensor) -> 
         b = torch.addcmul(extra[:, layer], a - negative, lower[:, layer]).addcmul_(negative, phases.upper[:, layer])
         below[:, layer] = b
         if layer.start:
-            above[:, : layer.start] += b @ system.neurons[layer, : layer.start]
-    rows = torch.addmm(system.margin_pixels.index_select(0, targets), below, system.pixels)
-    value = system.margin_constants.index_select(0, targets) + below @ system.constants + lost
-    return Pass(above, below, rows, value, lost)
+            above[:, : layer.start] += b @ system.forms.neurons[layer, : layer.start]
+    rows = torch.addmm(start.pixels, below, system.forms.pixels)
+    return Pass(above, below, rows, start.constants + below @ system.forms.constants + lost, lost)
 
 
 def forward(system: System, phases: Phases, theta: Tensor, above: Tensor, x: Tensor) -> Tensor:
@@ -230,42 +243,42 @@ def forward(system: System, phases: Phases, theta: Tensor, above: Tensor, x: Ten
     d bound / d A_j = y_j,   d bound / d B_j = z_j        at the minimiser x [D, d] (envelope theorem), [D, n].
     """
     lower = theta * phases.free + phases.on
-    z = torch.addmm(system.constants, x, system.pixels.T)
+    z = torch.addmm(system.forms.constants, x, system.forms.pixels.T)
     slope = torch.where(above >= 0, lower, phases.upper)
     shift = phases.gap * (above < 0)
     y = torch.empty_like(z)
     for layer in system.layers:
         here = z[:, layer]
         if layer.start:
-            here += y[:, : layer.start] @ system.neurons[layer, : layer.start].T
+            here += y[:, : layer.start] @ system.forms.neurons[layer, : layer.start].T
         y[:, layer] = torch.addcmul(shift[:, layer], slope[:, layer], here)
     return z
 
 
-class Proof:
-    """Bounds in float64 that hold in spite of rounding.
+def proved(system: System, start: Functionals, signs: Tensor, theta: Tensor) -> Tensor:
+    """Lower bounds that hold in spite of rounding, [D]; -inf where they are no number.
 
     A pass in n + d terms is off by at most gamma times the sum of the absolute values of all its products; that sum is
-    at most |B| H + |[A]_-| gap + M with H, M = `System.magnitudes` (see `bounds.backward`, whose argument this is), and
-    the forms themselves are off by `errors`.
+    at most |B| H + |[A]_-| gap + M with H and M the sizes of forms and functionals (see `bounds.backward`, whose
+    argument this is), and the coefficients themselves are off by `errors`. What is below the number range is lost
+    whole: at most `tiny` of every coefficient and product.
+
+    Args:
+        system: float64.
+        start: D functionals.
+        signs: S, [D, n] int8.
+        theta: of any precision.
     """
-
-    def __init__(self, system: System) -> None:
-        self.system = system
-        number = torch.finfo(torch.float64)
-        roundings = 4 * (system.size + len(system.center)) + 256
-        self.gamma, self.tiny = roundings * number.eps, roundings * number.tiny
-        self.values, self.margins = system.magnitudes()
-        self.inputs = system.center.abs() + system.eps
-
-    def lower(self, targets: Tensor, signs: Tensor, theta: Tensor) -> Tensor:
-        """Proved lower bounds of the margins on D domains, [D]; arguments as in `backward`, theta of any precision."""
-        system, phases = self.system, Phases.of(self.system, signs)
-        theta = theta.to(torch.float64).clamp(min=0)
-        theta = torch.where(signs == 0, theta.clamp(max=1), theta)
-        found = backward(system, targets, phases, theta)
-        size = found.below.abs() @ self.values - found.lost + self.margins.index_select(0, targets)
-        size = size + found.rows.abs() @ self.inputs
-        error = found.below.abs() @ system.errors + system.margin_errors.index_select(0, targets)
-        bound = found.value + system.minimum(found.rows) - 2 * (self.gamma * size + error) - self.tiny
-        return torch.where(bound.isnan(), -torch.inf, bound)
+    number = torch.finfo(system.dtype)
+    roundings = 4 * (system.size + len(system.center)) + 256
+    phases = Phases.of(system, signs)
+    theta = theta.to(system.dtype).clamp(min=0)
+    found = backward(system, start, phases, torch.where(signs == 0, theta.clamp(max=1), theta))
+    size = found.below.abs() @ system.forms.sizes - found.lost + start.sizes
+    size = size + found.rows.abs() @ (system.center.abs() + system.eps)
+    error = found.below.abs() @ system.forms.errors + start.errors
+    largest = (system.center.abs() + system.eps).sum() + system.upper.sum()
+    lost = roundings * number.tiny * (1 + found.below.abs().sum(1)) * (1 + largest)
+    slack = 2 * (roundings * number.eps * size + error + lost)
+    bound = found.value + system.minimum(found.rows) - slack
+    return torch.where(bound.isnan(), -torch.inf, bound)

@@ -16,18 +16,20 @@ import heapq
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from robustcli.attacks.verify import confirm
 from robustcli.balls import Ball
+from robustcli.bounds.relaxation import adaptive
 from robustcli.bounds.types import Bounds
 from robustcli.branch_and_bound.branching import choose
+from robustcli.branch_and_bound.domains import Domains
 from robustcli.branch_and_bound.leaves import closed
-from robustcli.branch_and_bound.optimiser import INSIDE, ROOT, Ascent, Schedule, ascend
-from robustcli.branch_and_bound.system import Proof, System
+from robustcli.branch_and_bound.optimiser import INSIDE, ROOT, Schedule, ascend
+from robustcli.branch_and_bound.system import System, proved
 from robustcli.errors import RobustError
 from robustcli.networks.network import Network
 from robustcli.results.schema import Verdict
@@ -65,18 +67,6 @@ class Outcome:
     def details(self) -> dict[str, object]:
         """For the record of a point."""
         return {"nodes": self.nodes, "depth": self.depth, "neurons": self.neurons, "seconds": round(self.seconds, 4)}
-
-
-@dataclass(order=True)
-class Domain:
-    """One entry of the pool, ordered by its bound (then by age, so that runs repeat)."""
-
-    bound: float
-    number: int
-    target: int = field(compare=False)
-    signs: Tensor = field(compare=False)  # [n] int8
-    theta: Tensor = field(compare=False)  # [n] float16: only where to start from
-    depth: int = field(compare=False)
 
 
 def verify(
@@ -131,8 +121,8 @@ class _Search:
         self.labels = torch.tensor([label], device=ball.center.device)
         self.targets = list(targets)
         self.margins = torch.tensor(list(margins), dtype=torch.float64, device=ball.center.device)
-        self.pool: list[Domain] = []
-        self.nodes = self.depth = self.neurons = 0
+        self.pool: list[tuple[float, int, Domains]] = []  # by bound, then by age, so that runs repeat
+        self.nodes = self.depth = self.neurons = self.count = 0
         self.floor = math.inf  # least bound of all domains that were closed
         self.stuck = math.inf  # least bound of the leaves that could not be decided
         self.witness: Tensor | None = None
@@ -144,15 +134,13 @@ class _Search:
         rows[:, self.label] += 1.0
         rows[torch.arange(len(self.targets)), self.targets] -= 1.0
         self.system = System.of(self.exact, self.ball, self.layers, rows)
-        self.rough, self.proof = self.system.to(torch.float32), Proof(self.system)
+        self.rough = self.system.to(torch.float32)
         self.neurons = self.system.size
-        self.enough = SURE * float(self.proof.margins.max())
+        self.enough = SURE * float(self.system.margins.sizes.max())
         numbers = NUMBERS.get(rows.device.type, NUMBERS["cpu"])
         self.batch = min(max(numbers // (self.system.size + len(self.system.center) + 1), DOMAINS[0]), DOMAINS[1])
-        every = torch.arange(len(self.targets), device=rows.device)
-        signs = torch.zeros(len(every), self.system.size, dtype=torch.int8, device=rows.device)
-        start = self.rough.start.expand(len(every), -1)
-        self.bound(every, signs, start, self.margins, ROOT, 0)
+        start = adaptive(Bounds(self.system.lower, self.system.upper))
+        self.bound(Domains.roots(self.system, start, self.margins), ROOT)
         while self.pool and self.witness is None:
             if self.nodes >= self.limit:
                 return self.outcome("unknown", "node limit")
@@ -167,64 +155,53 @@ class _Search:
 
     def split(self) -> None:
         """Take the worst domains, split them, bound their children."""
-        room = int(min(self.batch, max(2, self.limit - self.nodes))) // 2
-        taken = [heapq.heappop(self.pool) for _ in range(min(max(room, 1), len(self.pool)))]
-        device = self.ball.center.device
-        targets = torch.tensor([domain.target for domain in taken], device=device)
-        signs = torch.stack([domain.signs for domain in taken])
-        theta = torch.stack([domain.theta for domain in taken]).to(torch.float32)
-        bounds = torch.tensor([domain.bound for domain in taken], dtype=torch.float64, device=device)
-        depth = max(domain.depth for domain in taken)
-        levels = min(AT_ONCE, max(1, int(math.log2(max(room, 1) / len(taken) + 1e-9)) + 1))
-        units = choose(self.rough, targets, signs, theta, levels)
-        whole = (units[:, 0] < 0).nonzero().squeeze(1).tolist()
-        for row in whole:
-            self.leaf(taken[row])
-        kept = (units[:, 0] >= 0).nonzero().squeeze(1)
-        targets, signs, theta, bounds, units = (part[kept] for part in (targets, signs, theta, bounds, units))
-        for level in range(units.shape[1]):
-            unit = units[:, level]
-            if level and bool((unit < 0).any()):
+        room = max(1, int(min(self.batch, self.limit - self.nodes)) // 2)
+        taken = [heapq.heappop(self.pool)[2] for _ in range(min(room, len(self.pool)))]
+        domains = Domains.joined(taken)
+        levels = min(AT_ONCE, 1 + int(math.log2(room / len(taken))))
+        units = choose(self.rough, domains, levels)
+        whole = units[:, 0] < 0
+        for row in whole.nonzero().squeeze(1).tolist():
+            self.leaf(domains.take(slice(row, row + 1)))
+        domains, units = domains.take(~whole), units[~whole]
+        for level in range(units.shape[1] if len(domains) else 0):
+            if bool((units[:, level] < 0).any()):
                 break  # a domain with fewer open neurons: the rest waits for the next round
-            some = torch.arange(len(unit), device=device)
-            halves = []
-            for sign in (-1, 1):
-                half = signs.clone()
-                half[some, unit] = sign
-                halves.append(half)
-            theta = theta.clone()
-            theta[some, unit] = 0.0
-            signs, theta, targets, bounds, units = (
-                torch.cat(halves),
-                *(torch.cat([part, part]) for part in (theta, targets, bounds, units)),
-            )
-            depth += 1
-        if len(signs):
-            self.bound(targets, signs, theta, bounds, INSIDE, depth)
+            domains = domains.split(units[:, level])
+            units = units.repeat(2, 1)
+        if len(domains):
+            self.bound(domains, INSIDE)
 
-    def bound(
-        self, targets: Tensor, signs: Tensor, theta: Tensor, before: Tensor, schedule: Schedule, depth: int
-    ) -> None:
+    def bound(self, domains: Domains, schedule: Schedule) -> None:
         """Bound domains; those not proved go to the pool."""
-        self.nodes += len(signs)
-        self.depth = max(self.depth, depth)
-        found = ascend(self.rough, targets, signs, theta, schedule, self.enough)
-        lower = torch.maximum(self.proof.lower(targets, signs, found.theta), before)
-        done = lower > 0
-        self.floor = min([self.floor, *lower[done].tolist()])
-        left = (~done).nonzero().squeeze(1).tolist()
-        self.attack(found, left)
-        values, which, kept = lower.tolist(), targets.tolist(), found.theta.to(torch.float16)
-        for row in left:
-            number = self.nodes * DOMAINS[1] + row
-            heapq.heappush(self.pool, Domain(values[row], number, which[row], signs[row], kept[row], depth))
-
-    def attack(self, found: Ascent, rows: list[int]) -> None:
-        """Is the network wrong where a bound is attained?"""
-        if not rows or self.witness is not None:
+        self.nodes += len(domains)
+        self.depth = max(self.depth, int(domains.depth.max()))
+        domains = self.without(domains, domains.proved > 0)
+        if not len(domains):
             return
-        points = self.ball.center.flatten(1).repeat(len(rows), 1)
-        points[:, self.system.coordinates] = found.points[rows].to(torch.float64)
+        rough, start = self.rough.margins.take(domains.targets), self.system.margins.take(domains.targets)
+        found = ascend(self.rough, rough, domains.signs, domains.theta, schedule, self.enough)
+        lower = proved(self.system, start, domains.signs, found.theta)
+        domains = replace(domains, theta=found.theta, proved=torch.maximum(lower, domains.proved))
+        self.attack(found.points[~(domains.proved > 0)])
+        domains = self.without(domains, domains.proved > 0)
+        for row, value in enumerate(domains.proved.tolist()):
+            self.count += 1
+            heapq.heappush(self.pool, (value, self.count, domains.take(slice(row, row + 1))))
+
+    def without(self, domains: Domains, done: Tensor) -> Domains:
+        """The domains that are not closed; the bounds of the others are noted."""
+        if not bool(done.any()):
+            return domains
+        self.floor = min(self.floor, float(domains.proved[done].min()))
+        return domains.take(~done)
+
+    def attack(self, found: Tensor) -> None:
+        """Is the network wrong where a bound is attained? found: [D, d]."""
+        if not len(found) or self.witness is not None:
+            return
+        points = self.ball.center.flatten(1).repeat(len(found), 1)
+        points[:, self.system.coordinates] = found.to(torch.float64)
         self.judge(points.view(-1, *self.ball.center.shape[1:]))
 
     def judge(self, points: Tensor) -> None:
@@ -236,20 +213,22 @@ class _Search:
         if bool(judged.success[best]):
             self.witness, self.witness_margin = judged.points[best : best + 1], float(hits[best])
 
-    def leaf(self, domain: Domain) -> None:
+    def leaf(self, domain: Domains) -> None:
         """Decide a domain without open neurons."""
-        target = self.targets[domain.target]
-        proved, candidate = closed(self.exact, self.ball, self.label, self.layers, self.system, domain.signs, target)
+        target = self.targets[int(domain.targets[0])]
+        settled, candidate = closed(
+            self.exact, self.ball, self.label, self.layers, self.system, domain.signs[0], target
+        )
         if candidate is not None:
             self.judge(candidate)
-        if proved:
-            self.floor = min(self.floor, max(domain.bound, 0.0))
+        if settled:
+            self.floor = min(self.floor, max(float(domain.proved[0]), 0.0))
         else:
-            self.stuck = min(self.stuck, domain.bound)
+            self.stuck = min(self.stuck, float(domain.proved[0]))
 
     def outcome(self, verdict: Verdict, reason: str | None = None) -> Outcome:
         """The answer with what is known so far."""
-        least = min([self.floor, self.stuck, *(domain.bound for domain in self.pool)])
+        least = min([self.floor, self.stuck, *(entry[0] for entry in self.pool)])
         known = float(self.margins.min()) if len(self.margins) else math.inf
         lower = max(least, known) if self.nodes else known
         return Outcome(

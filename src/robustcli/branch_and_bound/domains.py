@@ -1,0 +1,72 @@
+"""Batches of domains: what is fixed in them, what is proved, where their ascent stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from robustcli.branch_and_bound.system import System
+
+
+@dataclass(frozen=True)
+class Domains:
+    """D domains.
+
+    Args:
+        targets: which margin, [D].
+        signs: S, [D, n] int8: -1 for z >= 0, +1 for z <= 0, 0 for open.
+        theta: slopes at open neurons, multipliers at fixed ones, [D, n] float32.
+        proved: lower bounds of the margins, [D] float64.
+        depth: splits behind each, [D].
+    """
+
+    targets: Tensor
+    signs: Tensor
+    theta: Tensor
+    proved: Tensor
+    depth: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @classmethod
+    def roots(cls, system: System, slopes: Tensor, proved: Tensor) -> Domains:
+        """The whole ball, once for every margin.
+
+        Args:
+            system: float64.
+            slopes: where to start, [n].
+            proved: bounds known, [T].
+        """
+        count, device = len(proved), proved.device
+        return cls(
+            targets=torch.arange(count, device=device),
+            signs=torch.zeros(count, system.size, dtype=torch.int8, device=device),
+            theta=slopes.to(torch.float32).repeat(count, 1),
+            proved=proved,
+            depth=torch.zeros(count, dtype=torch.int64, device=device),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Domains]) -> Domains:
+        """Several batches as one."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def take(self, index: Tensor | slice) -> Domains:
+        """Some of the domains."""
+        return Domains(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def split(self, units: Tensor) -> Domains:
+        """Both halves of each domain along one open neuron, [D]: first all with z >= 0, then all with z <= 0."""
+        every = torch.arange(len(self), device=units.device)
+        theta = self.theta.clone()
+        theta[every, units] = 0.0
+        halves = []
+        for sign in (-1, 1):
+            signs = self.signs.clone()
+            signs[every, units] = sign
+            halves.append(replace(self, signs=signs, theta=theta, depth=self.depth + 1))
+        return Domains.joined(halves)
