@@ -260,11 +260,55 @@ def test_units_that_quick_bounds_settle_change_no_margin(
     found = dual_module.dual(network, ball, rows)
     whole = first_layer(network.blocks[0], ball)
 
-    def exact(block: Block, ball: Ball, middle: Tensor, error: Tensor | None) -> Bounds:
+    def exact(block: Block, ball: Ball, middle: Tensor, error: Tensor | None, known: Bounds | None) -> Bounds:
         assert error is not None
+        assert known is None
         return widen(whole, error)
 
     monkeypatch.setattr(dual_module, "first_bounds", exact)
     assert torch.allclose(found.margins, dual_module.dual(network, ball, rows).margins, rtol=1e-12)
     assert (found.layers[0].lower <= whole.lower).all()
     assert (found.layers[0].upper >= whole.upper).all()
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize(("p", "eps"), BALLS)
+@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("bound", [interval, dual])
+def test_what_is_known_is_kept_and_sound(
+    bound, which: int, p: float, eps: float, box: tuple[float, float] | None
+) -> None:  # type: ignore[no-untyped-def]
+    """Bounds as tight as sampling allows, at every second unit: all values stay inside what comes of them."""
+    network = nets()[which]
+    x, y = points(network, 3)
+    ball = Ball.around(x, eps, p, box)
+    rows, _ = margin_rows(y, network.classes, torch.float64)
+    inside = torch.cat([x.unsqueeze(1), ball.sample(300, torch.Generator().manual_seed(1))], 1)
+    values = [value.view(3, 301, *value.shape[1:]) for value in network.pre_activations(inside.flatten(0, 1))]
+    told = []
+    for value in values[:-1]:
+        every = (torch.arange(value[0, 0].numel()) % 2 == 0).view(value.shape[2:])
+        wide = torch.full_like(value[:, 0], math.inf)
+        told.append(Bounds(torch.where(every, value.amin(1), -wide), torch.where(every, value.amax(1), wide)))
+    free, found = bound(network, ball, rows), bound(network, ball, rows, known=told)
+    for mine, theirs, value in zip(found.layers, told, values, strict=False):
+        assert (mine.lower >= theirs.lower).all()
+        assert (mine.upper <= theirs.upper).all()
+        assert (mine.lower <= value.amin(1)).all()
+        assert (mine.upper >= value.amax(1)).all()
+    margins = (values[-1].unsqueeze(2) * rows.unsqueeze(1)).sum(-1).amin(1)
+    assert (found.margins <= margins).all()
+    assert which == 1 or (found.margins > free.margins).any()  # the logits of net 1 are constant
+
+
+def test_a_first_layer_that_is_known_is_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = dense([6, 20, 8, 3], 3)
+    x, y = points(network, 4)
+    ball = Ball.around(x, 0.4, 2.0, (0.0, 1.0))
+    rows, _ = margin_rows(y, 3, torch.float64)
+    once = dual(network, ball, rows)
+    monkeypatch.setattr(dual_module, "unit_reaches", None)
+    with pytest.raises(TypeError):
+        dual(network, ball, rows)
+    again = dual(network, ball, rows, known=once.layers)
+    torch.testing.assert_close(again.margins, once.margins, atol=1e-12, rtol=0)

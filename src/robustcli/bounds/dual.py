@@ -14,6 +14,7 @@ already shows to be stable are not computed again: only their sign enters anythi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,17 +25,20 @@ from robustcli.bounds.interval import affine, at_logits, first_layer, reaches, r
 from robustcli.bounds.rounding import rounding_errors
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
-from robustcli.networks.rows import Rows
+from robustcli.networks.rows import Rows, widest
 
 CHUNK_NUMBERS = 1 << 21  # row coefficients pulled back at once without gradients: stays in the cache's reach
 
 
 @dataclass(frozen=True)
 class Relaxation:
-    """slope z <= relu(z) <= slope z + gap on [l, u], both [B, *shape]; gap = -slope l at unstable units, else 0."""
+    """slope z <= relu(z) <= slope z + gap on [l, u], both [B, *shape]; no gap at stable units."""
 
     slope: Tensor
     gap: Tensor
+
+
+Relax = Callable[[int, Bounds], Relaxation]
 
 
 def parallelogram(bounds: Bounds) -> Relaxation:
@@ -47,17 +51,27 @@ def parallelogram(bounds: Bounds) -> Relaxation:
     return Relaxation(slope, gap)
 
 
-def dual(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True) -> MarginBounds:
+def dual(
+    network: Network, ball: Ball, rows: Tensor, *, known: Sequence[Bounds] | None = None, outward: bool = True
+) -> MarginBounds:
     """KW bounds for every hidden layer and lower bounds on rows @ logits.
 
     Args:
         network: same precision as the ball; float64 for certificates.
-        ball: B balls, any p, boxed or not.
+        ball: B balls, any p, boxed or not (boxed: p = 1, 2 or inf).
         rows: functionals of the logits, [B, T, K], e.g. from `margin_rows`.
+        known: sound bounds on the hidden layers over the same balls: none of the result's is looser.
         outward: widen every bound by the rounding error (always for a certificate; False only inside training losses).
     Returns:
         margins [B, T] (differentiable in weights and points) and the hidden bounds.
     """
+    return sheared(network, ball, rows, lambda _, bounds: parallelogram(bounds), known, outward)
+
+
+def sheared(
+    network: Network, ball: Ball, rows: Tensor, relax: Relax, known: Sequence[Bounds] | None, outward: bool
+) -> MarginBounds:
+    """`dual` with the slopes of `relax` in [0, 1], from a hidden layer's position (0-based) and its bounds."""
     blocks = network.blocks
     errors = rounding_errors(network, ball) if outward else None
     layers: list[Bounds] = []
@@ -65,13 +79,14 @@ def dual(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True) ->
     middle = ball.middle()
     for position, block in enumerate(blocks[:-1]):
         error = None if errors is None else errors[position]
+        told = None if known is None else known[position]
         middle = block(middle)
         if position == 0:
-            bounds = first_bounds(block, ball, middle, error)
+            bounds = first_bounds(block, ball, middle, error, told)
         else:
-            bounds = hidden_bounds(blocks[: position + 1], relaxations, layers[-1], middle, ball, error)
+            bounds = hidden_bounds(blocks[: position + 1], relaxations, layers[-1], middle, ball, error, told)
         layers.append(bounds)
-        relaxations.append(parallelogram(bounds))
+        relaxations.append(relax(position, bounds))
         middle = relaxations[-1].slope * middle + relaxations[-1].gap / 2
     down, _ = radii(Rows.whole(rows), blocks, relaxations, ball)
     margins = at_logits(rows, blocks[-1](middle)) - down.view(rows.shape[:2])
@@ -80,29 +95,29 @@ def dual(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True) ->
     return MarginBounds(margins, layers)
 
 
-def first_bounds(block: Block, ball: Ball, middle: Tensor, error: Tensor | None) -> Bounds:
+def first_bounds(block: Block, ball: Ball, middle: Tensor, error: Tensor | None, known: Bounds | None = None) -> Bounds:
     """Exact bounds on the first block, whose middle values are given, for the units the quick bounds leave open.
 
     An l1 or l2 ball cut with the box costs a search in every row. The ball without the box and the box around both are
-    cheap, and already show most units to be stable.
+    cheap, and already show most units to be stable. Where `known` bounds say as much, they are taken for the search's.
     """
     if ball.box is None or math.isinf(ball.p) or block.mixing > 1:
         bounds = first_layer(block, ball)
-        return bounds if error is None else widen(bounds, error)
+        bounds = bounds if error is None else widen(bounds, error)
+        return bounds if known is None else bounds.intersect(known)
     free, around = first_layer(block, replace(ball, box=None)), affine(block, *ball.bounding_box())
-    quick = Bounds(torch.maximum(free.lower, around.lower), torch.minimum(free.upper, around.upper))
+    quick = free.intersect(around)
     quick = quick if error is None else widen(quick, error)
-    open_units = quick.unstable.flatten(1).nonzero()
+    searched = quick.unstable
+    if known is not None:
+        looser = quick if error is None else widen(quick, 2 * error)
+        searched = searched & ~((known.lower >= looser.lower) & (known.upper <= looser.upper))
+        quick = quick.intersect(known)
+    open_units = searched.flatten(1).nonzero()
     if len(open_units) == 0:
         return quick
     down, up = unit_reaches(block, ball, open_units[:, 0], open_units[:, 1])
-    flat = open_units[:, 0] * block.units + open_units[:, 1]
-    at = middle.flatten().index_select(0, flat)
-    slack = 0.0 if error is None else error.expand_as(middle).flatten().index_select(0, flat)
-    return Bounds(
-        quick.lower.flatten().index_copy(0, flat, at - down - slack).view_as(middle),
-        quick.upper.flatten().index_copy(0, flat, at + up + slack).view_as(middle),
-    )
+    return _replaced(quick, open_units, middle, down, up, error)
 
 
 def hidden_bounds(
@@ -112,29 +127,37 @@ def hidden_bounds(
     middle: Tensor,
     ball: Ball,
     error: Tensor | None,
+    known: Bounds | None = None,
 ) -> Bounds:
     """KW bounds on the last of `blocks`, whose middle values are given, for the units the quick bound leaves open."""
     block = blocks[-1]
     quick = quick_bounds(block, before, relaxations[-1])
     quick = quick if error is None else widen(quick, error)
+    quick = quick if known is None else quick.intersect(known)
     open_units = quick.unstable.flatten(1).nonzero()
     if len(open_units) == 0:
         return quick
     # The first pull of a unit row is the block's own weight row: its share of the radius is one product for all units.
     shared = block.magnitude(relaxations[-1].gap / 2).flatten() if block.mixing == 1 else None
-    flat = open_units[:, 0] * block.units + open_units[:, 1]
     downs, ups = [], []
-    for chosen, where in zip(open_units.split(_rows_at_once(blocks)), flat.split(_rows_at_once(blocks)), strict=True):
-        start = Rows.units(block.out_shape, chosen[:, 0], chosen[:, 1], middle.dtype)
-        known = None if shared is None else shared.index_select(0, where)
-        down, up = radii(start, blocks, relaxations, ball, known)
+    for chosen in open_units.split(rows_at_once(blocks)):
+        image, unit = chosen.unbind(1)
+        share = None if shared is None else shared.index_select(0, image * block.units + unit)
+        down, up = _radii(Rows.outputs(block, image, unit), blocks, relaxations, ball, share)
         downs.append(down)
         ups.append(up)
+    tight = _replaced(quick, open_units, middle, torch.cat(downs), torch.cat(ups), error)
+    return tight if known is None else tight.intersect(known)
+
+
+def _replaced(bounds: Bounds, units: Tensor, middle: Tensor, down: Tensor, up: Tensor, error: Tensor | None) -> Bounds:
+    """Bounds with those of some units, [n, 2] pairs of image and unit, at middle - down and middle + up instead."""
+    flat = units[:, 0] * middle[0].numel() + units[:, 1]
     at = middle.flatten().index_select(0, flat)
     slack = 0.0 if error is None else error.expand_as(middle).flatten().index_select(0, flat)
     return Bounds(
-        quick.lower.flatten().index_copy(0, flat, at - torch.cat(downs) - slack).view_as(middle),
-        quick.upper.flatten().index_copy(0, flat, at + torch.cat(ups) + slack).view_as(middle),
+        bounds.lower.flatten().index_copy(0, flat, at - down - slack).view_as(middle),
+        bounds.upper.flatten().index_copy(0, flat, at + up + slack).view_as(middle),
     )
 
 
@@ -147,29 +170,27 @@ def quick_bounds(block: Block, before: Bounds, relaxation: Relaxation) -> Bounds
     return affine(block, relaxation.slope * before.lower, upper)
 
 
-def radii(
-    rows: Rows, blocks: list[Block], relaxations: list[Relaxation], ball: Ball, known: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """How far rows acting on the output of the last block fall below and rise above their middle, two [n].
+def radii(rows: Rows, blocks: list[Block], relaxations: list[Relaxation], ball: Ball) -> tuple[Tensor, Tensor]:
+    """How far rows acting on the output of the last block fall below and rise above their middle, two [n]."""
+    return _radii(rows.through(blocks[-1]), blocks, relaxations, ball, None)
 
-    Args:
-        known: the radius the last relaxation contributes, where the caller has it already.
-    """
-    rows = rows.through(blocks[-1])
+
+def _radii(
+    rows: Rows, blocks: list[Block], relaxations: list[Relaxation], ball: Ball, share: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`radii` of rows acting on the input of the last block; `share`: what the last relaxation adds, if known."""
     spread = rows.values.new_zeros(len(rows))
     for block, relaxation in zip(reversed(blocks[:-1]), reversed(relaxations), strict=True):
-        if known is None:
-            known = (rows.values.abs() * rows.gather(relaxation.gap / 2)).flatten(1).sum(1)
-        spread, known = spread + known, None
+        if share is None:
+            share = (rows.values.abs() * rows.gather(relaxation.gap / 2)).flatten(1).sum(1)
+        spread, share = spread + share, None
         rows = rows.times(relaxation.slope).through(block)
     down, up = reaches(rows, ball)
     return spread + down, spread + up
 
 
-def _rows_at_once(blocks: list[Block]) -> int:
+def rows_at_once(blocks: Sequence[Block]) -> int:
     """How many rows fit the chunk; all of them while gradients are recorded (they would be kept anyway)."""
     if torch.is_grad_enabled() and any(w.requires_grad for layer in blocks[-1].layers for w in layer.parameters()):
         return 1 << 30
-    conv = len(blocks[-1].out_shape) == 3
-    width = blocks[-1].fan_in if conv else max(math.prod(block.in_shape) for block in blocks)
-    return max(16, CHUNK_NUMBERS // width)
+    return max(16, CHUNK_NUMBERS // widest(blocks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,13 +17,16 @@ from robustcli.networks.rows import Rows
 CHUNK_NUMBERS = 1 << 19  # coefficients held at once when rows are needed for a whole layer: what the caches hold
 
 
-def interval(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True) -> MarginBounds:
+def interval(
+    network: Network, ball: Ball, rows: Tensor, *, known: Sequence[Bounds] | None = None, outward: bool = True
+) -> MarginBounds:
     """Interval bounds for every hidden layer and for rows @ logits.
 
     Args:
         network: same precision as the ball.
         ball: B balls; the first layer takes the exact (box-aware) dual norm of its rows.
         rows: functionals of the logits, [B, T, K].
+        known: sound bounds on the hidden layers over the same balls: none of the result's is looser.
         outward: widen by the rounding error (always for a certificate; False only inside training losses).
     """
     blocks = network.blocks
@@ -33,10 +37,11 @@ def interval(network: Network, ball: Ball, rows: Tensor, *, outward: bool = True
     else:
         for position, block in enumerate(blocks[:-1]):
             bounds = first_layer(block, ball) if position == 0 else through(block, layers[-1])
-            layers.append(bounds if errors is None else widen(bounds, errors[position]))
+            bounds = bounds if errors is None else widen(bounds, errors[position])
+            layers.append(bounds if known is None else bounds.intersect(known[position]))
         last = layers[-1]
         lower, upper = last.lower.relu().flatten(1), last.upper.relu().flatten(1)
-        pulled = Rows.whole(rows).through(blocks[-1]).values.view(*rows.shape[:2], -1)
+        pulled = Rows.whole(rows).through(blocks[-1]).values.view(*rows.shape[:2], lower.shape[1])
         middle = blocks[-1]((last.lower.relu() + last.upper.relu()) / 2)
         margins = at_logits(rows, middle) - (pulled.abs() * ((upper - lower) / 2).unsqueeze(1)).sum(-1)
     if errors is not None:

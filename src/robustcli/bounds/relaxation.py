@@ -2,8 +2,8 @@
 
     lower z  <=  relu(z)  <=  upper z + gap,        upper = u / (u - l),  gap = -upper l,  any lower in [0, 1]
 
-at units with l < 0 < u; the ReLU itself (slope 1 or 0, no gap) elsewhere. The line above is the best there is; the slope
-of the line below is free, and what tells the methods apart:
+at units with l < 0 < u; the ReLU itself (slope 1 or 0, no gap) elsewhere. The line above is the best there is; the
+slope of the line below is free, and what tells the methods apart:
 
     parallel   u / (u - l)               KW dual = Fast-Lin = area-minimal zonotope (003, Wong and Kolter 2018)
     adaptive   1 if u >= -l else 0       CROWN (Zhang et al. 2018): the triangle of smaller area
@@ -57,7 +57,7 @@ def lines(bounds: Bounds, slope: Tensor) -> Lines:
 
     Args:
         bounds: of the pre-activations.
-        slope: of the lower line, [B, *shape]; counts only at unstable units.
+        slope: of the lower line, [B, *shape]; counts only at unstable units, cut to [0, 1] (no other slope is sound).
     """
     unstable, stable = bounds.unstable, bounds.active.to(bounds.lower.dtype)
     upper = torch.where(unstable, parallel(bounds), stable)
@@ -65,4 +65,4 @@ def lines(bounds: Bounds, slope: Tensor) -> Lines:
     number = torch.finfo(upper.dtype)
     slack = 4 * number.eps * (bounds.upper.abs() + bounds.lower.abs()) + number.tiny
     gap = torch.where(unstable, needed + slack, torch.zeros_like(upper))
-    return Lines(torch.where(unstable, slope, stable), upper, gap)
+    return Lines(torch.where(unstable, slope.clamp(0, 1), stable), upper, gap)

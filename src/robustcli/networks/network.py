@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from robustcli.networks.layers import Affine, ReLU, Shape, build_layer
+from robustcli.networks.layers import Affine, Flatten, ReLU, Shape, build_layer
 
 
 class Block:
@@ -176,6 +176,14 @@ class Network(nn.Module):
                 blocks.append(Block(group))
                 group = []
         return [*blocks, Block(group)]
+
+    def below(self, position: int) -> Network:
+        """The network whose logits are the pre-activations of hidden layer `position` (0-based), as one vector; its
+        weights are this network's."""
+        ends = [place for place, layer in enumerate(self.layers) if isinstance(layer, ReLU)]
+        layers = [cast(Affine | ReLU, layer) for layer in self.layers[: ends[position]]]
+        shape = self.blocks[position].out_shape
+        return Network(layers if len(shape) == 1 else [*layers, Flatten(shape)], self.input_shape)
 
     def pre_activations(self, x: Tensor) -> list[Tensor]:
         """Values before each ReLU, then the logits: L+1 tensors [N, *block.out_shape]."""

@@ -10,13 +10,14 @@ image, so that bounds are computed only where they are needed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.networks.layers import Affine, Conv2d, Diagonal, Shape
+from robustcli.networks.layers import Affine, Conv2d, Diagonal, Linear, Shape
 from robustcli.networks.network import Block
 
 
@@ -80,6 +81,21 @@ class Rows:
         return cls(image, one.view(-1, *shape), shape)
 
     @classmethod
+    def outputs(cls, block: Block, image: Tensor, unit: Tensor) -> Rows:
+        """Unit vectors of the block's output pulled back to its input: its rows W_i, picked instead of multiplied."""
+        last = block.layers[-1]
+        if isinstance(last, Conv2d):
+            height, width = last.out_shape[1:]
+            window = Window(unit % (height * width), (height, width), stride=1, origin=0, size=1).through(last)
+            values = last.weight.index_select(0, unit // (height * width))
+            rows = cls(image, values, last.in_shape, window)
+        elif isinstance(last, Linear):
+            rows = cls(image, last.weight.index_select(0, unit), last.in_shape)
+        else:
+            return cls.units(block.out_shape, image, unit, block.offset().dtype).through(block)
+        return rows._through_layers(block.layers[:-1], hanging=rows.window is not None)
+
+    @classmethod
     def whole(cls, values: Tensor) -> Rows:
         """R functionals per image: values [B, R, *shape], in the order of the images."""
         batch, count = values.shape[:2]
@@ -139,8 +155,11 @@ class Rows:
 
     def through(self, block: Block) -> Rows:
         """Rows acting on the block's output, as rows acting on its input (the bias left aside)."""
-        rows, hanging = self, False
-        for layer in reversed(block.layers):
+        return self._through_layers(block.layers, hanging=False)
+
+    def _through_layers(self, layers: Sequence[Affine], hanging: bool) -> Rows:
+        rows = self
+        for layer in reversed(layers):
             # Behind another layer of the block a window may hang over the padding, which is no value of this layer.
             rows = (rows.inside() if hanging else rows)._through_layer(layer)
             hanging = rows.window is not None and (hanging or isinstance(layer, Conv2d))
@@ -186,6 +205,19 @@ class Rows:
         values = self.values.flatten(1) @ matrix
         shape = (len(self), layer.in_shape[0], window.size, window.size)
         return Rows(self.image, values.view(shape), layer.in_shape, window)
+
+
+def widest(blocks: Sequence[Block]) -> int:
+    """The most coefficients that a unit row of the last block has on its way to the input of the first, about."""
+    size, width = 1 if len(blocks[-1].out_shape) == 3 else None, 1
+    for layer in (layer for block in reversed(blocks) for layer in reversed(block.layers)):
+        whole = math.prod(layer.in_shape)
+        if size is None or not isinstance(layer, Conv2d | Diagonal):
+            size, width = None, max(width, whole)
+        elif isinstance(layer, Conv2d):
+            size = (size - 1) * layer.stride + layer.kernel
+            width = max(width, min(layer.in_shape[0] * size**2, 4 * whole))
+    return width
 
 
 def _channels_last(values: Tensor) -> bool:

@@ -1,0 +1,113 @@
+"""CROWN (Zhang et al. 2018): backward bounds whose lower lines have the slope 1 or 0 of the smaller triangle.
+
+Hidden layers come first to last, each on the bounds of those below. A unit has rows of its own, one for its lower and
+one for its upper bound (their lower lines differ), but only where cheaper bounds leave its sign open: CROWN's own lines
+with every unit moving on its own, which is never tighter than CROWN, and bounds that are known already.
+
+Neither CROWN nor the KW dual dominates: which is tighter changes from unit to unit. The dual needs one row a unit, and
+so comes first where nothing is known: it settles most signs, and the result is the better of both at every unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustcli.balls import Ball
+from robustcli.bounds.backward import Shared, Sizes, lowest, unit_ends
+from robustcli.bounds.dual import dual, first_bounds, rows_at_once
+from robustcli.bounds.interval import affine, widen
+from robustcli.bounds.relaxation import Lines, Rule, adaptive, lines
+from robustcli.bounds.types import Bounds, MarginBounds
+from robustcli.networks.network import Block, Network
+from robustcli.networks.rows import Rows
+
+
+def crown(
+    network: Network, ball: Ball, rows: Tensor, *, known: Sequence[Bounds] | None = None, outward: bool = True
+) -> MarginBounds:
+    """CROWN bounds for every hidden layer and lower bounds on rows @ logits.
+
+    Args:
+        network: same precision as the ball; float64 for certificates.
+        ball: B balls, any p, boxed or not (boxed: p = 1, 2 or inf).
+        rows: functionals of the logits, [B, T, K], e.g. from `margin_rows`.
+        known: sound bounds on the hidden layers over the same balls: none of the result's is looser. None starts from
+            those of the KW dual; bounds from -inf to inf (`unknown`) give CROWN on its own.
+        outward: widen every bound by the rounding error (False only inside training losses).
+    Returns:
+        margins [B, T] and the hidden bounds.
+    """
+    if known is None:
+        known = dual(network, ball, rows[:, :0], outward=outward).layers
+    blocks = network.blocks
+    sizes = Sizes.at(ball) if outward else None
+    layers: list[Bounds] = []
+    found: list[Lines] = []
+    for position, block in enumerate(blocks):
+        if sizes is not None:
+            sizes = sizes.beyond(block, layers[-1] if layers else None)
+        if position == len(blocks) - 1:
+            break
+        error = None if sizes is None else sizes.rounding(position)
+        if position == 0:
+            bounds = first_bounds(block, ball, block(ball.middle()), error, known[0])
+        else:
+            quick = quick_bounds(block, layers[-1], found[-1])
+            quick = (quick if error is None else widen(quick, error)).intersect(known[position])
+            bounds = refined(quick, blocks[: position + 1], Shared(found), ball, sizes)
+        layers.append(bounds)
+        found.append(lines(bounds, adaptive(bounds)))
+    margins = lowest(Rows.whole(rows), blocks, Shared(found), ball, sizes).view(rows.shape[:2])
+    return MarginBounds(margins, layers)
+
+
+def backward_margins(
+    network: Network, ball: Ball, rows: Tensor, layers: Sequence[Bounds], rule: Rule, outward: bool = True
+) -> Tensor:
+    """Lower bounds on rows @ logits, [B, T], from given hidden bounds and a rule for the lower slopes.
+
+    Args:
+        network, ball, rows, outward: as in `crown`.
+        layers: sound bounds on the hidden layers over these balls; they are not made tighter.
+        rule: `relaxation.adaptive` (CROWN), `relaxation.parallel` (KW dual), or another.
+    """
+    blocks = network.blocks
+    sizes = Sizes.of(blocks, ball, layers) if outward else None
+    slopes = Shared([lines(bounds, rule(bounds)) for bounds in layers])
+    return lowest(Rows.whole(rows), blocks, slopes, ball, sizes).view(rows.shape[:2])
+
+
+def unknown(network: Network, ball: Ball) -> list[Bounds]:
+    """Bounds on the hidden layers that say nothing."""
+    wide = [ball.center.new_full((ball.size, *block.out_shape), torch.inf) for block in network.blocks[:-1]]
+    return [Bounds(-upper, upper) for upper in wide]
+
+
+def quick_bounds(block: Block, before: Bounds, relaxed: Lines) -> Bounds:
+    """Interval bounds after the *relaxed* ReLU, g in [lower l, u]: each unit on its own, so never tighter than CROWN.
+
+    CROWN's slope is 1 only where -l <= u: no value is larger than u, hence than what `Sizes` count with.
+    """
+    upper = torch.where(before.unstable, before.upper, relaxed.upper * before.upper)
+    return affine(block, relaxed.lower * before.lower, upper)
+
+
+def refined(bounds: Bounds, blocks: Sequence[Block], slopes: Shared, ball: Ball, sizes: Sizes | None) -> Bounds:
+    """Sound bounds on the outputs of the last of `blocks`, tighter where they leave the sign open."""
+    open_units = bounds.unstable.flatten(1).nonzero()
+    if len(open_units) == 0:
+        return bounds
+    lowers, uppers = [], []
+    for chosen in open_units.split(rows_at_once(blocks)):
+        lower, upper = unit_ends(chosen[:, 0], chosen[:, 1], blocks, slopes, ball, sizes)
+        lowers.append(lower)
+        uppers.append(upper)
+    flat = open_units[:, 0] * blocks[-1].units + open_units[:, 1]
+    tight = Bounds(
+        bounds.lower.flatten().index_copy(0, flat, torch.cat(lowers)).view_as(bounds.lower),
+        bounds.upper.flatten().index_copy(0, flat, torch.cat(uppers)).view_as(bounds.upper),
+    )
+    return bounds.intersect(tight)
