@@ -2,11 +2,14 @@
 
 The row lets HiGHS prune by infeasibility (its own cutoff option does not act on MIPs), so a margin that is positive
 everywhere shows as `infeasible`; `objective_target` ends the search at the first incumbent with a negative margin.
+
+Linear programs that differ in their objective only share one model, which starts from the last optimal basis.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -14,7 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from robustcli.mip.problem import Problem
+from robustcli.errors import SolverError
+from robustcli.mip.problem import Problem, Vector
 from robustcli.mip.solver import FEASIBILITY, GAP, Licence, Outcome, Status
 
 
@@ -48,22 +52,66 @@ class Highs:
         """See `Solver.minimise`."""
         import highspy
 
-        kinds = highspy.cb.HighsCallbackType
-        watch = _Watch()
         solver = highspy.Highs()
         for option, value in _options(seconds, stop_below, threads, seed, bool(problem.binary.any())).items():
             solver.setOptionValue(option, value)
-        solver.passModel(_model(problem, stop_above))
-        solver.setCallback(watch, None)
-        for kind in (kinds.kCallbackMipInterrupt, kinds.kCallbackSimplexInterrupt):
-            solver.startCallback(kind)
-        start = time.perf_counter()
-        solver.run()
-        elapsed = time.perf_counter() - start
-        solver.setCallback(None, None)
-        if watch.interrupt is not None:
-            raise watch.interrupt
+        solver.passModel(_model(_cut(problem, stop_above)))
+        elapsed = _run(solver)
         return _outcome(solver, problem, stop_above, elapsed)
+
+
+class LinearPrograms:
+    """Objectives over one set, minimised one after the other by the simplex method.
+
+    Args:
+        problem: the set; binaries are relaxed.
+    Raises:
+        SolverError: when highspy is not installed.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        if not _licence().usable:
+            raise SolverError(f"linear programs need HiGHS: {_licence().text}")
+        import highspy
+
+        self.columns = np.arange(problem.size.variables, dtype=np.int32)
+        self.solver = highspy.Highs()
+        options: dict[str, Any] = {"output_flag": False, "threads": 1, "presolve": "off", "simplex_scale_strategy": 0}
+        for option, value in options.items():
+            self.solver.setOptionValue(option, value)
+        self.solver.passModel(_model(problem.relaxed()))
+
+    def minimise(self, cost: Vector, seconds: float) -> tuple[Vector, Vector] | None:
+        """The minimiser [n] and the multipliers of the rows [m] (>= 0 where the lower side holds, <= 0 where the upper
+        does), both up to the solver's tolerances; None when it does not finish in time."""
+        import highspy
+
+        self.solver.changeColsCost(len(self.columns), self.columns, cost)
+        self.solver.setOptionValue("time_limit", self.solver.getRunTime() + max(seconds, 0.0))
+        _run(self.solver)
+        known = highspy.HighsModelStatus
+        if self.solver.getModelStatus() not in (known.kOptimal, known.kModelEmpty):  # empty: a constant
+            return None
+        solution = self.solver.getSolution()
+        return np.array(solution.col_value), np.array(solution.row_dual)
+
+
+def _run(solver: Any) -> float:
+    """Run, let Ctrl-C through; the seconds it took."""
+    import highspy
+
+    kinds = highspy.cb.HighsCallbackType
+    watch = _Watch()
+    solver.setCallback(watch, None)
+    for kind in (kinds.kCallbackMipInterrupt, kinds.kCallbackSimplexInterrupt):
+        solver.startCallback(kind)
+    start = time.perf_counter()
+    solver.run()
+    elapsed = time.perf_counter() - start
+    solver.setCallback(None, None)
+    if watch.interrupt is not None:
+        raise watch.interrupt
+    return elapsed
 
 
 class _Watch:
@@ -99,18 +147,27 @@ def _options(seconds: float, stop_below: float, threads: int, seed: int, integer
     return options
 
 
-def _model(problem: Problem, stop_above: float) -> Any:
-    """The HiGHS model, with the row cost . v <= stop_above - constant added."""
+def _cut(problem: Problem, stop_above: float) -> Problem:
+    """The problem with the row cost . v <= stop_above - constant added."""
+    cut = sparse.csr_array(problem.cost[None, :])
+    return replace(
+        problem,
+        rows=sparse.csr_array(sparse.vstack([problem.rows, cut], format="csr")),
+        row_lower=np.append(problem.row_lower, -np.inf),
+        row_upper=np.append(problem.row_upper, stop_above - problem.constant),
+    )
+
+
+def _model(problem: Problem) -> Any:
+    """The HiGHS model."""
     import highspy
 
-    cut = sparse.csr_array(problem.cost[None, :])
-    rows = sparse.csr_array(sparse.vstack([problem.rows, cut], format="csr"))
+    rows = problem.rows
     model = highspy.HighsLp()
     model.num_row_, model.num_col_ = (int(side) for side in rows.shape)
     model.col_cost_, model.offset_ = problem.cost, problem.constant
     model.col_lower_, model.col_upper_ = problem.lower, problem.upper
-    model.row_lower_ = np.append(problem.row_lower, -np.inf)
-    model.row_upper_ = np.append(problem.row_upper, stop_above - problem.constant)
+    model.row_lower_, model.row_upper_ = problem.row_lower, problem.row_upper
     model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
     model.a_matrix_.start_, model.a_matrix_.index_, model.a_matrix_.value_ = rows.indptr, rows.indices, rows.data
     if problem.binary.any():
