@@ -29,6 +29,7 @@ from robustcli.branch_and_bound.branching import choose
 from robustcli.branch_and_bound.domains import Domains
 from robustcli.branch_and_bound.leaves import closed
 from robustcli.branch_and_bound.optimiser import INSIDE, ROOT, Schedule, ascend
+from robustcli.branch_and_bound.refinement import refined
 from robustcli.branch_and_bound.system import System, proved
 from robustcli.errors import RobustError
 from robustcli.networks.network import Network
@@ -37,6 +38,8 @@ from robustcli.results.schema import Verdict
 NUMBERS = {"cpu": 1 << 17, "cuda": 1 << 22}  # of theta and pixels in one batch of domains
 DOMAINS = (8, 512)  # at least and at most in one batch
 AT_ONCE = 3  # splits of a domain in one go while the pool is small
+SHORT = 256  # domains before the hidden bounds are refined
+REFINED = 0.5  # share of the time left that this may take
 SURE = 1e-6  # relative: above this a float32 bound is taken to be positive, until float64 says so
 
 
@@ -123,35 +126,48 @@ class _Search:
         self.margins = torch.tensor(list(margins), dtype=torch.float64, device=ball.center.device)
         self.pool: list[tuple[float, int, Domains]] = []  # by bound, then by age, so that runs repeat
         self.nodes = self.depth = self.neurons = self.count = 0
-        self.floor = math.inf  # least bound of all domains that were closed
-        self.stuck = math.inf  # least bound of the leaves that could not be decided
+        self.floor = self.stuck = math.inf  # least bound of the domains closed, and of leaves that stayed open
         self.witness: Tensor | None = None
         self.witness_margin = math.inf
 
     def run(self) -> Outcome:
-        """Until nothing is open, a counterexample is found, or a limit is reached."""
+        """A short search, then one with tighter hidden bounds."""
         rows = torch.zeros(len(self.targets), self.exact.classes, dtype=torch.float64, device=self.ball.center.device)
         rows[:, self.label] += 1.0
         rows[torch.arange(len(self.targets)), self.targets] -= 1.0
+        if not self.search(rows, SHORT):
+            left = self.deadline - time.perf_counter()
+            stop = time.perf_counter() + REFINED * left
+            self.layers = refined(self.exact, self.ball, self.layers, self.batch, stop)
+            self.search(rows, math.inf)
+        if self.witness is not None:
+            return self.outcome("vulnerable")
+        if self.pool:
+            return self.outcome("unknown", "node limit" if self.nodes >= self.limit else "time limit")
+        if self.stuck < math.inf:
+            return self.outcome("unknown", "a fully split domain stayed open: a tie up to rounding")
+        return self.outcome("robust")
+
+    def search(self, rows: Tensor, nodes: float) -> bool:
+        """From the roots until nothing is open, a counterexample is found, or a limit is reached; False when only the
+        limit of `nodes` ended it."""
         self.system = System.of(self.exact, self.ball, self.layers, rows)
         self.rough = self.system.to(torch.float32)
         self.neurons = self.system.size
         self.enough = SURE * float(self.system.margins.sizes.max())
         numbers = NUMBERS.get(rows.device.type, NUMBERS["cpu"])
         self.batch = min(max(numbers // (self.system.size + len(self.system.center) + 1), DOMAINS[0]), DOMAINS[1])
+        self.pool, self.floor, self.stuck = [], math.inf, math.inf
+        last = self.nodes + nodes
         start = adaptive(Bounds(self.system.lower, self.system.upper))
         self.bound(Domains.roots(self.system, start, self.margins), ROOT)
-        while self.pool and self.witness is None:
-            if self.nodes >= self.limit:
-                return self.outcome("unknown", "node limit")
+        while self.pool and self.witness is None and self.nodes < self.limit:
             if time.perf_counter() >= self.deadline:
-                return self.outcome("unknown", "time limit")
+                break
+            if self.nodes >= last:
+                return False
             self.split()
-        if self.witness is not None:
-            return self.outcome("vulnerable")
-        if self.stuck < math.inf:
-            return self.outcome("unknown", "a fully split domain stayed open: a tie up to rounding")
-        return self.outcome("robust")
+        return True
 
     def split(self) -> None:
         """Take the worst domains, split them, bound their children."""
