@@ -7,7 +7,7 @@ tools of this kind have made; the tests named here are the ones that would have 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,12 +146,12 @@ def no_rounding_error(patch: pytest.MonkeyPatch) -> None:
 def float32_certificate(patch: pytest.MonkeyPatch) -> None:
     """Bounds computed in float32, their sign believed."""
 
-    def rough(network: Network, ball: Ball, rows: Tensor) -> MarginBounds:
+    def rough(network: Network, ball: Ball, rows: Tensor, *, known: Sequence[Bounds] | None = None) -> MarginBounds:
         single = test_rounding.single(network).requires_grad_(False)
         found = dual(single, ball.to(torch.float32), rows.float(), outward=False)
         return replace(found, margins=found.margins.double())
 
-    patch.setattr("robustcli.evaluation.certify.BOUNDS", {"interval": rough, "dual": rough})
+    patch.setattr("robustcli.evaluation.certify.BOUNDS", {"interval": rough, "dual": rough, "crown": rough})
 
 
 def judge(network: Network, ball: Ball, labels: Tensor, candidates: Tensor) -> Confirmed:

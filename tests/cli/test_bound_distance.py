@@ -6,30 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from robustcli.cli.app import run
 from robustcli.cli.bound_distance import budget, size
-from robustcli.data.datasets import load
 from robustcli.errors import UsageError
-from robustcli.networks.architectures import build
-from robustcli.networks.checkpoints import Metadata, save
+from tests.classifiers import digits_run
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A small classifier for digits (random features, least squares), saved as a finished run."""
-    torch.manual_seed(0)
-    network = build("1x20", (1, 8, 8), 10)
-    data = load("digits", "train")
-    rows = torch.arange(400)
-    hidden = network.pre_activations(data.points(rows, dtype=torch.float32))[0].detach().relu()
-    wanted = torch.nn.functional.one_hot(data.labels_tensor(rows), 10).float()
-    network.blocks[-1].layers[-1].weight.data = torch.linalg.lstsq(hidden, wanted).solution.T.contiguous()
-    network.blocks[-1].layers[-1].bias.data.zero_()
-    path = tmp_path / "runs" / "tiny" / "seed-0" / "weights.safetensors"
-    save(path, network, Metadata(architecture=network.describe(), dataset="digits"))
-    return path
+    return digits_run(tmp_path)
 
 
 def test_budget() -> None:

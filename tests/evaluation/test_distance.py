@@ -12,12 +12,15 @@ from torch import Tensor
 
 from robustcli.attacks.settings import NearestSettings
 from robustcli.balls import Ball, vector_norm
+from robustcli.bounds.alpha import alpha
+from robustcli.bounds.crown import crown
+from robustcli.bounds.dual import dual
 from robustcli.errors import ContradictionError, UnknownNameError, UsageError
 from robustcli.evaluation import distance_methods
 from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.distance import DistanceBounder, Settings, least_memory
-from robustcli.evaluation.distance_methods import METHODS
-from robustcli.networks.network import Network, margins
+from robustcli.evaluation.distance_methods import DEFAULT
+from robustcli.networks.network import Network, margin_rows, margins
 from robustcli.results.schema import PointRecord
 from robustcli.results.witnesses import load
 from tests.nets import convolutional, dense, golden_network
@@ -59,7 +62,7 @@ def test_true_distance_lies_between(p: float, box: Box) -> None:
                 assert record.distance_lower == pytest.approx(true, abs=1e-7)
                 assert record.distance_upper == pytest.approx(true, abs=1e-6)
             alone = record.details["lower"]
-            assert list(alone) == [name for name in METHODS if box is not None or name != "boxed"]
+            assert list(alone) == [name for name in DEFAULT if box is not None or name != "boxed"]
             assert all(value is None or value <= true for value in alone.values())
             assert record.distance_lower == max(alone.values())
     assert exact > 0
@@ -103,6 +106,30 @@ def test_golden_point() -> None:
     assert record.margin_upper < 0
     assert record.details["rho"]["l1"] == pytest.approx(0.039130, abs=1e-6)
     assert record.details["rho"]["linf"] == pytest.approx(0.025, abs=1e-6)
+
+
+@pytest.mark.parametrize("box", [None, UNIT])
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+def test_radii_of_any_bound_are_certified_and_below_the_truth(p: float, box: Box) -> None:
+    network = dense([2, 8, 6, 3], 3)
+    network.layers[-1].bias.data -= network(random_points(network, 100, 1)).mean(0)
+    settings = QUICK.model_copy(update={"methods": ["kw", "crown", "alpha"]})
+    batch = batch_of(network, random_points(network, 4, 4), p, box)
+    rows, _ = margin_rows(batch.labels, 3, torch.float64)
+    found = {"kw": dual, "crown": crown, "alpha": alpha}
+    better = 0
+    for row, record in enumerate(DistanceBounder(network, settings)(batch)):
+        alone = record.details["lower"]
+        assert list(alone) == ["kw", "crown", "alpha"]
+        true = minimal_distance(network, batch.points[row], record.label, p, box) if box else math.inf
+        for name, radius in alone.items():
+            assert 0 < radius <= true
+            ball = Ball.around(batch.points[row : row + 1], radius * (1 - 1e-9), p, box)
+            assert float(found[name](network, ball, rows[row : row + 1]).margins.min()) > 0
+        assert alone["alpha"] >= alone["crown"] * (1 - 3e-3)  # up to the width of the brackets
+        better += alone["alpha"] > alone["kw"] * 1.01
+        assert record.distance_lower == max(alone.values())
+    assert better > 0
 
 
 def test_universal_radius_for_any_norm() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,13 @@ from jsonschema import Draft202012Validator
 from robustcli.cli.app import run
 from robustcli.errors import Interrupted
 from robustcli.evaluation import certify as module
-from robustcli.evaluation.certify import Certifier, Settings
+from robustcli.evaluation.batch import Batch
+from robustcli.evaluation.certify import Certifier, FirstPass, Settings
 from robustcli.evaluation.runner import answer
 from robustcli.evaluation.session import Selection, Session, open_session
 from robustcli.networks.architectures import build
 from robustcli.networks.checkpoints import Metadata, save
-from robustcli.results.schema import Question, json_schema
+from robustcli.results.schema import PointRecord, Question, json_schema
 from robustcli.results.store import PointStore, merge
 
 
@@ -144,8 +147,51 @@ def test_wrong_inputs(
     assert text in " ".join(output.split())
 
 
-def test_every_bound_has_a_name() -> None:
-    assert list(module.BOUNDS) == ["interval", "dual"]
+def test_every_bound_has_the_name_of_its_function() -> None:
+    for name, bound in module.BOUNDS.items():
+        assert name == bound.__name__.replace("_", "-")
+
+
+def test_what_was_decided_before_an_interruption_within_a_batch_is_kept(model: Path, tmp_path: Path) -> None:
+    class Pressed:
+        batch_size = 60
+
+        def __init__(self, certifier: Certifier) -> None:
+            self.certifier = certifier
+
+        def __call__(self, batch: Batch) -> Iterator[PointRecord]:
+            yield from itertools.islice(self.certifier(batch), 2)
+            raise KeyboardInterrupt
+
+    current = session(model, out=tmp_path / "a")
+    with pytest.raises(Interrupted):
+        answer(current, question(current), Pressed(Certifier(current.exact, Settings())))
+    kept = PointStore(current.run.question_dir(question(current))).records()
+    assert [record.method == "clean" for record in kept.values()] == [False, False]
+    resumed, whole = solve(current), solve(session(model, out=tmp_path / "b"))
+    assert [resumed[index][0] for index in range(60)] == [whole[index][0] for index in range(60)]
+
+
+def test_a_first_pass_leaves_the_rest_and_a_forecast_comes_between(model: Path, tmp_path: Path) -> None:
+    current = session(model, out=tmp_path / "a", eps="0.1")
+    said: list[int] = []
+    settings = Settings(methods=["dual", "branch-and-bound"], max_nodes=1)
+    certifier = Certifier(current.exact, settings)
+    first = FirstPass.before(certifier)
+    assert first is not None
+    asked = question(current).model_copy(update={"settings": settings.asked, "eps": 0.1})
+
+    def forecast() -> None:
+        said.append(len(first.forecast.neurons))
+
+    document = answer(current, asked, certifier, first=first, forecast=forecast)
+    assert document.summary.points == 60
+    assert document.summary.stages is not None
+    assert said == [document.summary.stages["branch-and-bound"].asked]
+    assert said[0] > 0
+    again = answer(current, asked, certifier, first=first, forecast=forecast)
+    assert again.summary == document.summary
+    assert len(said) == 1  # nothing is open any more
 
 
 def test_a_checkpoint_is_answered_in_its_run_unless_another_folder_is_asked_for(model: Path, tmp_path: Path) -> None:

@@ -146,3 +146,25 @@ def test_coverage_by_command(tmp_path: Path) -> None:
     found = merge.verdicts(merge.gather(run), Ball("linf", 0.1, True))
     assert found.attacked == {0, 1, 2}
     assert found.verified == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeks"),
+    [(["dual"], False), (["dual", "attack"], True), (["dual", "branch-and-bound"], True), (["dual", "lp"], False)],
+)
+def test_certify_looks_for_witnesses_when_a_stage_does(methods: list[str], seeks: bool, tmp_path: Path) -> None:
+    """A lower bound on the robust error is claimed where inputs were searched for, found or not."""
+    run = RunFolder(tmp_path)
+    answer(run, question("certify", settings={"methods": methods}), "rum")
+    found = merge.verdicts(merge.gather(run), Ball("linf", 0.1, True))
+    assert found.verified == {0, 1, 2}
+    assert found.attacked == ({0, 1, 2} if seeks else frozenset())
+
+
+def test_a_witness_found_by_certify_contradicts_a_proof(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    answer(run, question("certify", settings={"methods": ["dual", "attack"]}), "rv")
+    assert known(run, True) == {0: "robust", 1: "vulnerable"}
+    answer(run, question("mip-verify"), "rr")
+    with pytest.raises(ContradictionError):
+        known(run, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,6 @@ from robustcli.cli import common
 from robustcli.norms import NORMS
 
 if TYPE_CHECKING:
-    from robustcli.evaluation.batch import Evaluator
     from robustcli.evaluation.session import Session
 
 
@@ -20,7 +19,7 @@ def attack(
     restarts: Annotated[int, typer.Option("--restarts", min=1, help="Runs against all other classes.")] = 10,
     targets: Annotated[int, typer.Option("--targets", min=0, help="Runs against one other class each.")] = 3,
     attack_seed: Annotated[int, typer.Option("--attack-seed", min=0, help="Of the random starts.")] = 0,
-) -> common.MakeEvaluator:
+) -> common.MakePlan:
     """Search for adversarial inputs: lower bounds on the robust test error.
 
     Projected gradient descent with restarts, and one run per other class. A success counts only after a float64 forward
@@ -29,11 +28,11 @@ def attack(
     Example: robust attack --recipe digits-fc-at-linf --norm l1 --eps 0.6
     """
 
-    def make(session: Session, norm: str) -> tuple[Evaluator, dict[str, Any]]:
+    def make(session: Session, norm: str) -> common.Plan:
         from robustcli.attacks.settings import PgdSettings
         from robustcli.evaluation.attack import Attacker, Settings
 
         settings = Settings(pgd=PgdSettings(steps=steps, restarts=restarts, targets=targets), seed=attack_seed)
-        return Attacker(session.network, settings, session.run.witnesses), settings.model_dump()
+        return common.Plan(Attacker(session.network, settings, session.run.witnesses), settings.model_dump())
 
     return make

@@ -12,7 +12,6 @@ from robustcli.errors import UsageError
 from robustcli.norms import any_exponent
 
 if TYPE_CHECKING:
-    from robustcli.evaluation.batch import Evaluator
     from robustcli.evaluation.session import Session
 
 UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -25,7 +24,7 @@ def bound_distance(
         typer.Option(
             "--method",
             "-m",
-            help="region, boxed, neighbours, universal or kw; give it once for each. (default: best of all)",
+            help="region, boxed, neighbours, universal, kw, crown, alpha; repeatable. (default: the first five)",
         ),
     ] = None,
     regions: Annotated[
@@ -41,12 +40,13 @@ def bound_distance(
             "--memory", metavar="SIZE", help="For one piece of the work: 512M, 2G (megabytes without a letter)."
         ),
     ] = None,
-) -> common.MakeEvaluator:
+) -> common.MakePlan:
     """Bound the distance to the nearest adversarial input from both sides, exactly where the theory allows.
 
     Lower bounds: the linear region around the point, with and without the input box; its neighbours, nearest first; the
-    universal radius for any p >= 1 (`--norm 1.5`); the largest radius that the KW bound certifies. Upper bounds: points
-    behind decision hyperplanes, an attack that shrinks its radius, and the nearest point of the pieces it ends in.
+    universal radius for any p >= 1 (`--norm 1.5`); the largest radius that the bound of KW, CROWN or alpha-CROWN
+    certifies. Upper bounds: points behind decision hyperplanes, an attack that shrinks its radius, and the nearest
+    point of the pieces it ends in.
 
     Example: robust bound-distance --recipe digits-fc-mmr-linf --norm l2
     """
@@ -56,12 +56,12 @@ def bound_distance(
     if memory is not None:
         values["memory"] = size(memory)
 
-    def make(session: Session, norm: str) -> tuple[Evaluator, dict[str, Any]]:
+    def make(session: Session, norm: str) -> common.Plan:
         from robustcli.evaluation.distance import DistanceBounder, Settings, check
 
         settings = Settings(**values)
         check(settings, any_exponent(norm), session.box())
-        return DistanceBounder(session.network, settings, session.run.witnesses), settings.model_dump()
+        return common.Plan(DistanceBounder(session.network, settings, session.run.witnesses), settings.model_dump())
 
     return make
 

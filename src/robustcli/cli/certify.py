@@ -2,35 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robustcli.cli import common
+from robustcli.norms import any_exponent
 
 if TYPE_CHECKING:
-    from robustcli.evaluation.batch import Evaluator
     from robustcli.evaluation.session import Session
+    from robustcli.results.schema import PointRecord, Question
 
 
 @common.evaluation("certify")
 def certify(
     method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", help="interval or dual; repeatable. (default: best of all)")
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME",
+            help="A stage, repeatable, in order: interval, crown-ibp, dual, crown, zonotope, alpha, ball-offset, "
+            "attack, lp, branch-and-bound. (default: interval, dual, crown)",
+        ),
     ] = None,
-) -> common.MakeEvaluator:
-    """Prove robustness by bounds: upper bounds on the robust test error.
+    complete: Annotated[bool, typer.Option("--complete", help="Attack and all stages up to branch and bound.")] = False,
+    time_limit: Annotated[
+        float | None,
+        typer.Option("--time-limit", min=0, help="Seconds per point. (default: 60; none with --max-nodes)"),
+    ] = None,
+    max_nodes: Annotated[
+        int | None, typer.Option("--max-nodes", min=1, help="Branch-and-bound nodes per point; reproducible.")
+    ] = None,
+    detect: Annotated[
+        bool, typer.Option("--detect", help="Also count inputs flagged as possibly adversarial.")
+    ] = False,
+    attack_seed: Annotated[int, typer.Option("--attack-seed", min=0, help="Of the random starts.")] = 0,
+) -> common.MakePlan:
+    """Prove robustness: upper bounds on the robust test error, and with --complete the robust test error itself.
 
-    A point is certified when a lower bound on every margin over the whole ball is positive, in float64 and safe against
-    rounding, the bounds of the hidden layers included. The best of all methods counts, point by point.
+    Stages run one after the other, cheap ones first, each on the points and classes that are still open. A point is
+    certified when lower bounds on all its margins over the whole ball are positive, in float64 and safe against
+    rounding, the bounds of the hidden layers included.
 
-    Example: robust certify --recipe digits-fc-kw-linf --norm linf --eps 0.1
+    Example: robust certify --recipe digits-fc-kw-linf --norm union --complete
     """
 
-    def make(session: Session, norm: str) -> tuple[Evaluator, dict[str, Any]]:
-        from robustcli.evaluation.certify import Certifier, Settings
+    def make(session: Session, norm: str) -> common.Plan:
+        from robustcli.evaluation.certify import Certifier, FirstPass, resolve
+        from robustcli.evaluation.detection import Detector
 
-        settings = Settings() if method is None else Settings(methods=method)
-        return Certifier(session.exact, settings), settings.model_dump()
+        settings = resolve(
+            any_exponent(norm),
+            session.box() is not None,
+            method,
+            complete=complete,
+            time_limit=time_limit,
+            max_nodes=max_nodes,
+            seed=attack_seed,
+        )
+        certifier = Certifier(session.network, settings, session.run.witnesses)
+
+        def detection(question: Question, records: Mapping[int, PointRecord]) -> dict[str, Any]:
+            return {"detection": Detector(session, question, settings)(records)}
+
+        return common.Plan(certifier, settings.asked, FirstPass.before(certifier), detection if detect else None)
 
     return make

@@ -1,25 +1,27 @@
-"""Options and printing shared by the evaluation commands."""
+"""Options shared by the evaluation commands, and what they all do."""
 
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from robustcli.cli import signals
+from robustcli.cli.showing import show_json, show_tables
 from robustcli.errors import UsageError
 
 if TYPE_CHECKING:
     from robustcli.evaluation.batch import Evaluator
+    from robustcli.evaluation.certify import FirstPass
     from robustcli.evaluation.session import Session
-    from robustcli.results.schema import Command, ResultDocument
+    from robustcli.results.schema import Command, PointRecord, Question
 
 WHICH, POINTS, OUTPUT = "Which network", "Which points", "Output"
 
@@ -74,8 +76,26 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Where files go, per-method counts.", rich_help_panel=OUTPUT)
 ]
 
-MakeEvaluator = Callable[["Session", str], "tuple[Evaluator, dict[str, Any]]"]
-"""From a session and a norm to the evaluator and the settings that belong to the question."""
+
+@dataclass(frozen=True)
+class Plan:
+    """How a command answers for one norm.
+
+    Args:
+        evaluator: answers every point.
+        settings: what belongs to the question.
+        first: a quick pass over all points before, with a forecast of what it leaves open.
+        conclude: further fields of the summary, from question and records.
+    """
+
+    evaluator: Evaluator
+    settings: dict[str, Any]
+    first: FirstPass | None = None
+    conclude: Callable[[Question, Mapping[int, PointRecord]], dict[str, Any]] | None = None
+
+
+MakePlan = Callable[["Session", str], Plan]
+"""From a session and a norm to the plan."""
 
 
 def _shared(
@@ -105,8 +125,8 @@ def _shared(
 
 def evaluation(
     command: Command, *, only: tuple[str, ...] | None = None, radius: bool = True
-) -> Callable[[Callable[..., MakeEvaluator]], Callable[..., None]]:
-    """Make an evaluation command out of a function that takes the command's own options and returns `MakeEvaluator`.
+) -> Callable[[Callable[..., MakePlan]], Callable[..., None]]:
+    """Make an evaluation command out of a function that takes the command's own options and returns `MakePlan`.
 
     Args:
         command: its name.
@@ -114,7 +134,7 @@ def evaluation(
         radius: whether the question has an eps (bound-distance has none, and no `--eps`).
     """
 
-    def wrap(function: Callable[..., MakeEvaluator]) -> Callable[..., None]:
+    def wrap(function: Callable[..., MakePlan]) -> Callable[..., None]:
         own = inspect.signature(function, eval_str=True).parameters
         shared = dict(inspect.signature(_shared, eval_str=True).parameters)
         shared["norm"] = shared["norm"].replace(annotation=_norm_option(only))
@@ -151,13 +171,14 @@ def _unwrapped(text: str | None) -> str:
 
 
 def _evaluate(
-    command: Command, make: MakeEvaluator, only: tuple[str, ...] | None, radius: bool, values: dict[str, Any]
+    command: Command, make: MakePlan, only: tuple[str, ...] | None, radius: bool, values: dict[str, Any]
 ) -> None:
     """Resolve the selection, answer the question for each norm asked for, print."""
     with signals.loading():
         from robustcli.evaluation.runner import answer
         from robustcli.evaluation.session import Selection, open_session
         from robustcli.results.schema import Question
+        from robustcli.results.store import PointStore
 
     json, quiet, verbose = (values.pop(name) for name in ("json", "quiet", "verbose"))
     use_threads(values.pop("threads"))
@@ -171,9 +192,9 @@ def _evaluate(
         notes.print(f"[yellow]partial data:[/] {session.data.partial}", soft_wrap=True)
     if not session.indices:
         notes.print(f"no point of {values['points']} falls to shard {values['shard']}", soft_wrap=True)
-    documents = []
+    documents, verdicts = [], []
     for norm in _norms(session, command, only):
-        evaluator, settings = make(session, norm)
+        plan = make(session, norm)
         box = session.box()
         question = Question(
             command=command,
@@ -182,14 +203,35 @@ def _evaluate(
             boxed=box is not None,
             model=session.model_hash,
             data=session.data.hash,
-            settings=settings,
+            settings=plan.settings,
         )
         title = f"{command} {norm}" + (f" eps {question.eps:g}" if question.eps is not None else "")
         with progress_bar(notes, title) as show:
-            documents.append(answer(session, question, evaluator, show))
+            documents.append(
+                answer(
+                    session,
+                    question,
+                    plan.evaluator,
+                    show,
+                    first=plan.first,
+                    forecast=None if plan.first is None else partial(_say, notes, plan.first.forecast),
+                    conclude=None if plan.conclude is None else partial(plan.conclude, question),
+                )
+            )
+        folder = session.run.question_dir(question)
+        records = PointStore(folder, session.shard).records()
+        verdicts.append({index: records[index].verdict for index in session.indices if index in records})
         if verbose:
-            notes.print(f"records: {session.run.question_dir(question)}", soft_wrap=True)
-    show_documents(documents, as_json=json)
+            notes.print(f"records: {folder}", soft_wrap=True)
+    if json:
+        show_json(documents)
+    else:
+        show_tables(documents, verdicts)
+
+
+def _say(notes: Console, words: object) -> None:
+    """A note that is made up when it is said."""
+    notes.print(str(words), soft_wrap=True)
 
 
 def _norms(session: Session, command: str, only: tuple[str, ...] | None) -> list[str]:
@@ -247,69 +289,3 @@ class progress_bar:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
-
-
-def show_documents(documents: list[ResultDocument], as_json: bool) -> None:
-    """Print results: a table, or the JSON document (an array when several norms were asked for)."""
-    if as_json:
-        texts = [document.model_dump_json(by_alias=True, indent=2) for document in documents]
-        sys.stdout.write((texts[0] if len(texts) == 1 else "[" + ",\n".join(texts) + "]") + "\n")
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    distance = documents[0].question.eps is None
-    columns = (
-        ["norm", "points", "clean error", "mean lower", "mean upper", "exact", "seconds"]
-        if distance
-        else ["norm", "eps", "points", "clean error", "robust error", "unknown", "seconds"]
-    )
-    for column in columns:
-        table.add_column(column, justify="right" if column != "norm" else "left", no_wrap=True)
-    for document in documents:
-        table.add_row(*(_distance_row(document) if distance else _verdict_row(document)))
-    console = Console(highlight=False)
-    console.print(table)
-    if distance:
-        from robustcli.cli.distances import show_distances
-
-        show_distances(documents, console)
-
-
-def _verdict_row(document: ResultDocument) -> list[str]:
-    question, summary = document.question, document.summary
-    error = _error(summary.robust_error_lower, summary.robust_error_upper)
-    return [
-        question.norm + ("" if question.boxed else " unboxed"),
-        f"{question.eps:.4g}",
-        str(summary.points),
-        f"{100 * summary.test_error:.2f} %",
-        error,
-        str(summary.verdicts.get("unknown", 0)),
-        f"{summary.seconds:.1f}",
-    ]
-
-
-def _error(low: float | None, high: float | None) -> str:
-    """The robust error as far as it is known; an attack alone gives no upper bound."""
-    if low is None:
-        return "-"
-    if high is None:
-        return f">= {100 * low:.2f} %"
-    return f"{100 * low:.2f} %" if high - low < 1e-9 else f"{100 * low:.2f} - {100 * high:.2f} %"
-
-
-def _distance_row(document: ResultDocument) -> list[str]:
-    question, summary = document.question, document.summary
-    figures = summary.distance or {}
-
-    def number(key: str, scale: float = 1, form: str = ".4f") -> str:
-        return format(scale * figures[key], form) if key in figures else "-"
-
-    return [
-        question.norm + ("" if question.boxed else " unboxed"),
-        str(summary.points),
-        f"{100 * summary.test_error:.2f} %",
-        number("mean_lower"),
-        number("mean_upper"),
-        number("share_exact", 100, ".1f") + " %",
-        f"{summary.seconds:.1f}",
-    ]

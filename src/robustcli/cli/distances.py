@@ -16,6 +16,8 @@ WORDS = {
     "neighbours": "neighbouring regions",
     "universal": "universal radius",
     "kw": "KW bound",
+    "crown": "CROWN",
+    "alpha": "alpha-CROWN",
 }
 
 

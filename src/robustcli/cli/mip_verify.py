@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustcli.cli import common
 
 if TYPE_CHECKING:
-    from robustcli.evaluation.batch import Evaluator
     from robustcli.evaluation.session import Session
 
 
@@ -19,7 +18,7 @@ def mip_verify(
     time_limit: Annotated[float, typer.Option("--time-limit", min=0, help="Seconds per point.")] = 120.0,
     attack: Annotated[bool, typer.Option("--attack/--no-attack", help="A light attack before the solver.")] = True,
     solver_threads: Annotated[int, typer.Option("--solver-threads", min=1, help="Threads of the solver.")] = 1,
-) -> common.MakeEvaluator:
+) -> common.MakePlan:
     """Decide points exactly by mixed-integer programming (linf): lower and upper bounds on the robust test error.
 
     Bounds first, then a light attack, then one MIP per open target that minimises the margin and stops once its sign is
@@ -28,12 +27,12 @@ def mip_verify(
     Example: robust mip-verify --recipe digits-fc-kw-linf --time-limit 60
     """
 
-    def make(session: Session, norm: str) -> tuple[Evaluator, dict[str, Any]]:
+    def make(session: Session, norm: str) -> common.Plan:
         from robustcli.evaluation.exact import LIGHT, ExactVerifier, Settings
 
         settings = Settings(
             solver=solver, time_limit=time_limit, attack=LIGHT if attack else None, threads=solver_threads
         )
-        return ExactVerifier(session.network, settings, session.run.witnesses), settings.model_dump()
+        return common.Plan(ExactVerifier(session.network, settings, session.run.witnesses), settings.model_dump())
 
     return make

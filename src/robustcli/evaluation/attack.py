@@ -12,13 +12,11 @@ from robustcli.attacks.noise import point_seeds
 from robustcli.attacks.pgd import AttackResult, pgd
 from robustcli.attacks.settings import PgdSettings
 from robustcli.attacks.verify import confirm
-from robustcli.balls import vector_norm
 from robustcli.evaluation.batch import Batch
 from robustcli.networks.network import Network
-from robustcli.norms import norm_name
 from robustcli.recipes.fields import Strict
 from robustcli.results.schema import PointRecord
-from robustcli.results.witnesses import Witness, all_witnesses, store
+from robustcli.results.witnesses import Witness, all_witnesses
 
 
 class Settings(Strict):
@@ -76,12 +74,12 @@ class Attacker:
             return None
         best = int(torch.where(judged.success, judged.margins, torch.inf).argmin())
         margin = float(judged.margins[best])
-        return margin, self._store(batch, row, judged.points[best], margin)
+        return margin, batch.keep(self.folder, row, judged.points[best], margin, self.model)
 
     def _searched(self, batch: Batch, row: int, found: AttackResult, position: int, seconds: float) -> PointRecord:
         margin = float(found.margins[position])
         if bool(found.success[position]):
-            name = self._store(batch, row, found.points[position], margin)
+            name = batch.keep(self.folder, row, found.points[position], margin, self.model)
             return self._record(batch, row, "pgd", margin, name, seconds)
         return PointRecord(
             index=int(batch.indices[row]),
@@ -107,19 +105,3 @@ class Attacker:
             witness=witness,
             seconds=seconds,
         )
-
-    def _store(self, batch: Batch, row: int, x: torch.Tensor, margin: float) -> str | None:
-        if self.folder is None:
-            return None
-        point = batch.points[row]
-        witness = Witness(
-            point=point.cpu().numpy(),
-            witness=x.cpu().numpy(),
-            index=int(batch.indices[row]),
-            label=int(batch.labels[row]),
-            margin=margin,
-            norm=norm_name(batch.ball.p),
-            distance=float(vector_norm((x - point).flatten(), batch.ball.p)),
-            model=self.model,
-        )
-        return store(self.folder, witness)

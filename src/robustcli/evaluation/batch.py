@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from robustcli.balls import Ball
+from robustcli.balls import Ball, vector_norm
+from robustcli.norms import norm_name
 from robustcli.results.schema import PointRecord
+from robustcli.results.witnesses import Witness, store
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,41 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def take(self, index: Tensor) -> Batch:
+        """Some of the points, by their rows."""
+        return Batch(
+            self.indices[index],
+            self.points[index],
+            self.labels[index],
+            self.predicted[index],
+            self.clean_margins[index],
+            self.ball.take(index),
+        )
+
+    def keep(self, folder: Path | None, row: int, x: Tensor, margin: float, model: str) -> str | None:
+        """Store a misclassified input of one of the balls; its file name.
+
+        Args:
+            folder: where witnesses are kept; None keeps nothing.
+            x: the input, [*input_shape] float64.
+            margin: f_y - max f_t at x.
+            model: hash of the network as stored.
+        """
+        if folder is None:
+            return None
+        point = self.points[row]
+        witness = Witness(
+            point=point.cpu().numpy(),
+            witness=x.cpu().numpy(),
+            index=int(self.indices[row]),
+            label=int(self.labels[row]),
+            margin=margin,
+            norm=norm_name(self.ball.p),
+            distance=float(vector_norm((x - point).flatten(), self.ball.p)),
+            model=model,
+        )
+        return store(folder, witness)
+
 
 class Evaluator(Protocol):
     """One way of answering a question: a class per command, in the module of its name."""
@@ -41,6 +80,9 @@ class Evaluator(Protocol):
     batch_size: int
     """How many points a call handles best."""
 
-    def __call__(self, batch: Batch) -> list[PointRecord]:
-        """One record per point, in the order of the batch; never raises for a single undecided point."""
+    def __call__(self, batch: Batch) -> Iterable[PointRecord]:
+        """One record per point, as soon as it is decided; never raises for a single undecided point.
+
+        A cheap pass before another evaluator may leave points out.
+        """
         ...

@@ -1,93 +1,193 @@
-"""Certification by bounds: the best of several sound lower bounds on every margin, each safe against rounding."""
+"""`robust certify`: a cascade of sound bounds, and on request of everything that decides a point completely."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import torch
-from pydantic import Field, field_validator
-from torch import Tensor
+from pydantic import Field, field_validator, model_validator
 
-from robustcli.balls import Ball
+from robustcli.bounds.alpha import alpha
+from robustcli.bounds.ball_offset import ball_offset
+from robustcli.bounds.crown import crown
+from robustcli.bounds.crown_ibp import crown_ibp
 from robustcli.bounds.dual import dual
 from robustcli.bounds.interval import interval
 from robustcli.bounds.types import MarginBounds
-from robustcli.errors import UnknownNameError
+from robustcli.bounds.zonotope import zonotope
+from robustcli.errors import UnknownNameError, UsageError
 from robustcli.evaluation.batch import Batch
-from robustcli.networks.network import Network, margin_rows
-from robustcli.recipes.fields import Strict
+from robustcli.evaluation.cascade import Budget, Cascade, Context, Stage
+from robustcli.evaluation.forecast import Forecast
+from robustcli.evaluation.stages import Attack, Bound, BranchAndBound, LinearPrograms, Searched
+from robustcli.networks.network import Network
+from robustcli.norms import norm_name
 from robustcli.results.schema import PointRecord
 
-Bound = Callable[[Network, Ball, Tensor], MarginBounds]
+BOUNDS: dict[str, Callable[..., MarginBounds]] = {
+    "interval": interval,
+    "crown-ibp": crown_ibp,
+    "dual": dual,
+    "crown": crown,
+    "zonotope": zonotope,
+    "alpha": alpha,
+    "ball-offset": ball_offset,
+}
+"""Every bound by name, cheapest first: `bound(network, ball, rows, *, known, outward)`, one file each in
+`robustcli.bounds`."""
 
-BOUNDS: dict[str, Bound] = {"interval": interval, "dual": dual}
-"""Every bound by name, cheapest first; one file each in `robustcli.bounds`."""
+KINDS: dict[str, Callable[[Callable[..., MarginBounds]], Bound]] = {
+    "zonotope": partial(Searched, argument="settings", field="zonotope"),
+    "alpha": Searched,
+    "ball-offset": partial(Searched, exponents=(2.0,)),
+}
+"""How a bound is asked that takes more than known bounds, or does not know every ball."""
+
+QUICK = ("interval", "dual", "crown")
+"""The default: bounds that take milliseconds a point."""
+
+COMPLETE = (*QUICK, "attack", "branch-and-bound")
+"""`--complete`. The attack comes after the quick bounds, which decide most points of a robust network sooner; branch
+and bound optimises slopes and hidden bounds itself, as far as a point needs it, so alpha before it only costs."""
+
+SECONDS = 60.0
+"""The default time limit per point, where neither limit is given."""
 
 
-class Settings(Strict):
+def stages() -> dict[str, Stage]:
+    """Every stage by name, in the order in which they are listed."""
+    bounds: dict[str, Stage] = {name: KINDS.get(name, Bound)(bound) for name, bound in BOUNDS.items()}
+    return {**bounds, "attack": Attack(), "lp": LinearPrograms(), "branch-and-bound": BranchAndBound()}
+
+
+class Settings(Budget):
     """How to certify."""
 
-    methods: list[str] = Field(default=list(BOUNDS), min_length=1, description="bounds whose best counts, per point")
+    methods: list[str] = Field(default=list(QUICK), min_length=1, description="stages, in order")
 
     @field_validator("methods")
     @classmethod
     def _known(cls, methods: list[str]) -> list[str]:
+        known = stages()
         for name in methods:
-            if name not in BOUNDS:
-                raise UnknownNameError("bound", name, BOUNDS)
-        return [name for name in BOUNDS if name in methods]
+            if name not in known:
+                raise UnknownNameError("method", name, known)
+        return list(dict.fromkeys(methods))
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Settings:
+        built = next((name for name in self.methods if self.chosen[name].builds), None)
+        if built is not None and not any(name in BOUNDS for name in self.methods[: self.methods.index(built)]):
+            raise UsageError(f"--method {built} starts from bounds", f"put one first: --method dual --method {built}")
+        for field in ("time_limit", "max_nodes"):
+            if getattr(self, field) is not None and field not in self.heeded:
+                option = "--" + field.replace("_", "-")
+                raise UsageError(f"{option} limits branch and bound, which is not asked for", "add --complete")
+        return self
+
+    @property
+    def chosen(self) -> dict[str, Stage]:
+        """The stages, in order."""
+        known = stages()
+        return {name: known[name] for name in self.methods}
+
+    @property
+    def heeded(self) -> set[str]:
+        """The fields that the answers of the chosen stages depend on."""
+        return {field for stage in self.chosen.values() for field in stage.depends}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What belongs to the question: the stages, and the settings that these depend on."""
+        return self.model_dump(include={"methods", *self.heeded})
+
+
+def resolve(
+    p: float,
+    boxed: bool,
+    methods: Sequence[str] | None = None,
+    *,
+    complete: bool = False,
+    time_limit: float | None = None,
+    max_nodes: int | None = None,
+    seed: int = 0,
+) -> Settings:
+    """The settings for one kind of ball: default stages where none are named, those that do not know the ball left out.
+
+    Args:
+        p: exponent of the ball.
+        boxed: whether it is cut with the box.
+        methods: stages as named by the user.
+        complete: all stages up to branch and bound.
+        time_limit: seconds per point; without `max_nodes` complete verification stops after SECONDS.
+        max_nodes: branch-and-bound nodes per point.
+        seed: of the attack.
+    Raises:
+        UsageError: for `methods` together with `complete`, for unknown names, for stages none of which knows the ball.
+    """
+    if methods is not None and complete:
+        raise UsageError("--method and --complete both choose the stages", "give one of them")
+    names = list(methods or (COMPLETE if complete else QUICK))
+    # Every first-layer unit reaches differently far in an l1 or l2 ball cut with the box: `interval` needs them all,
+    # `dual` only those that its quick bounds leave open.
+    if methods is None and boxed and not math.isinf(p):
+        names.remove("interval")
+    known = Settings(methods=names).chosen
+    fitting = [name for name, stage in known.items() if stage.applies(p)]
+    if not fitting:
+        raise UsageError(f"--method {', --method '.join(known)} does not know {norm_name(p)}", "choose another method")
+    settings = Settings(methods=fitting, max_nodes=max_nodes, seed=seed)
+    if time_limit is None and max_nodes is None and "time_limit" in settings.heeded:
+        time_limit = SECONDS
+    return Settings(**{**dict(settings), "time_limit": time_limit})
 
 
 class Certifier:
     """Certifies points of one network.
 
     Args:
-        network: float64.
-        settings: which bounds.
+        network: as stored; attacks search in its precision, everything that counts is float64.
+        settings: which stages, and how hard they try.
+        witnesses: folder for misclassified inputs, or None to keep none.
     """
 
-    batch_size = 16
+    def __init__(self, network: Network, settings: Settings, witnesses: Path | None = None) -> None:
+        self.network, self.settings = network, settings
+        self.context = Context(network, network.double(), settings, witnesses)
+        self.cascade = Cascade(settings.chosen, self.context)
+        self.batch_size = 16 if network.device.type == "cpu" else 256
 
-    def __init__(self, network: Network, settings: Settings) -> None:
-        self.network = network
-        self.settings = settings
+    def __call__(self, batch: Batch) -> Iterator[PointRecord]:
+        """One record a point, as soon as it is decided."""
+        return self.cascade(batch)
 
-    def __call__(self, batch: Batch) -> list[PointRecord]:
-        begin = time.monotonic()
-        rows, targets = margin_rows(batch.labels, self.network.classes, batch.points.dtype)
-        worst: dict[str, Tensor] = {}
-        best: Tensor | None = None
-        unstable: list[int] = []
-        with torch.no_grad():
-            for name in self.settings.methods:
-                bounds = BOUNDS[name](self.network, batch.ball, rows)
-                worst[name] = bounds.margins.amin(1)
-                best = bounds.margins if best is None else torch.maximum(best, bounds.margins)
-                counts = [layer.unstable.flatten(1).sum(1) for layer in bounds.layers]
-                unstable = torch.stack(counts).sum(0).tolist() if counts else [0] * len(batch)
-        assert best is not None
-        margin, tightest = best.min(1)
-        seconds = (time.monotonic() - begin) / len(batch)
-        records = []
-        for row in range(len(batch)):
-            proved = bool(margin[row] > 0)
-            alone = [name for name in self.settings.methods if worst[name][row] > 0]
-            records.append(
-                PointRecord(
-                    index=int(batch.indices[row]),
-                    label=int(batch.labels[row]),
-                    predicted=int(batch.predicted[row]),
-                    verdict="robust" if proved else "unknown",
-                    method=alone[0] if alone else "+".join(self.settings.methods),
-                    margin_lower=float(margin[row]),
-                    reason=None if proved else "bound not positive",
-                    seconds=seconds,
-                    details={
-                        "target": int(targets[row, tightest[row]]),
-                        "unstable": unstable[row],
-                        "margins": {name: float(value[row]) for name, value in worst.items()},
-                    },
-                )
-            )
-        return records
+
+class FirstPass:
+    """The quick bounds that a certifier begins with, over all points before the long work: it decides what they decide,
+    and makes a forecast about the rest.
+
+    Args:
+        certifier: of the long work.
+    """
+
+    def __init__(self, certifier: Certifier) -> None:
+        chosen = certifier.settings.chosen
+        first = next((place for place, name in enumerate(chosen) if name not in QUICK), len(chosen))
+        self.forecast = Forecast(certifier.network, certifier.settings)
+        quick = dict(list(chosen.items())[:first])
+        self.cascade = Cascade(quick, certifier.context, postponed=self.forecast.add)
+        self.batch_size = certifier.batch_size
+
+    @classmethod
+    def before(cls, certifier: Certifier) -> FirstPass | None:
+        """None where no stage takes long, or the first one does."""
+        names = certifier.settings.methods
+        long = any(stage.alone for stage in certifier.settings.chosen.values())
+        return cls(certifier) if long and names[0] in QUICK else None
+
+    def __call__(self, batch: Batch) -> Iterator[PointRecord]:
+        """Records of the points decided."""
+        return self.cascade(batch)

@@ -18,7 +18,7 @@ from robustcli.attacks.settings import NearestSettings
 from robustcli.errors import ContradictionError, UnknownNameError, UsageError
 from robustcli.evaluation import distance_upper
 from robustcli.evaluation.batch import Batch
-from robustcli.evaluation.distance_methods import METHODS, Work
+from robustcli.evaluation.distance_methods import DEFAULT, METHODS, Work
 from robustcli.networks.network import Network, margins
 from robustcli.norms import norm_name
 from robustcli.recipes.fields import Strict
@@ -34,7 +34,7 @@ from robustcli.results.witnesses import Witness, store
 class Settings(Strict):
     """How to bound distances."""
 
-    methods: list[str] = Field(default=list(METHODS), min_length=1, description="lower bounds whose best counts")
+    methods: list[str] = Field(default=list(DEFAULT), min_length=1, description="lower bounds whose best counts")
     regions: int | None = Field(
         default=5, ge=0, description="neighbouring regions to explore (000 takes 5); null: all that matter"
     )

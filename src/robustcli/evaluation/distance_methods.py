@@ -7,6 +7,8 @@ The best of them counts, point by point:
     neighbours   the region and its neighbours, in order of distance (000 appendix A.2)
     universal    the l_p ball inside the hull of the certified l1 and linf balls (001 Theorem 4.1)
     kw           the largest radius that the KW dual bound certifies (003 section 4.4)
+    crown        the same with CROWN's bound
+    alpha        the same with alpha-CROWN's
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.radius import largest_certified
+from robustcli.bounds.alpha import alpha
+from robustcli.bounds.crown import crown
+from robustcli.bounds.dual import dual
+from robustcli.bounds.radius import Bound, largest_certified
 from robustcli.evaluation.batch import Batch
 from robustcli.networks.network import Network
-from robustcli.norms import dual
+from robustcli.norms import dual as dual_exponent
 from robustcli.regions.affine import Region
 from robustcli.regions.certificate import Certificate, RegionBound
 from robustcli.regions.incumbents import Incumbent
@@ -32,7 +37,7 @@ from robustcli.regions.neighbours import Reached, search
 from robustcli.regions.pieces import Piece
 from robustcli.regions.universal import certified_radius
 
-KW_POINTS = 16  # at once
+POINTS = 16  # certified at once
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class Work:
             masks=tuple(mask[row : row + 1] for mask in self.region.masks),
             point=self.batch.points[row : row + 1],
             label=self.batch.labels[row : row + 1],
-            q=dual(self.ball.p),
+            q=dual_exponent(self.ball.p),
             norms=norms.numpy(force=True),
             memory=self.memory,
         )
@@ -160,13 +165,19 @@ def universal(work: Work) -> Tensor:
     return torch.as_tensor(radius).to(work.batch.points)
 
 
-def kw(work: Work) -> Tensor:
-    """The eps-distance of the KW bound."""
-    batch, parts = work.batch, []
-    for index in torch.arange(len(batch), device=batch.points.device).split(KW_POINTS):
-        points, labels, upper = batch.points[index], batch.labels[index], work.upper[index]
-        parts.append(largest_certified(work.network, points, labels, work.ball.p, work.ball.box, upper))
-    return torch.cat(parts)
+def certified(bound: Bound) -> Method:
+    """The eps-distance of a bound: the largest radius that it certifies."""
+
+    def radius(work: Work) -> Tensor:
+        batch, p, box = work.batch, work.ball.p, work.ball.box
+        return torch.cat(
+            [
+                largest_certified(work.network, batch.points[i], batch.labels[i], p, box, work.upper[i], bound)
+                for i in torch.arange(len(batch), device=batch.points.device).split(POINTS)
+            ]
+        )
+
+    return radius
 
 
 METHODS: dict[str, Method] = {
@@ -174,6 +185,11 @@ METHODS: dict[str, Method] = {
     "boxed": boxed,
     "neighbours": neighbours,
     "universal": universal,
-    "kw": kw,
+    "kw": certified(dual),
+    "crown": certified(crown),
+    "alpha": certified(alpha),
 }
 """Every method by name, in the order of `results.distances.ORDER`; None where a method does not apply."""
+
+DEFAULT = ("region", "boxed", "neighbours", "universal", "kw")
+"""What is asked when no method is named: what the papers have. The others take longer."""

@@ -18,7 +18,8 @@ from robustcli.balls import Ball
 from robustcli.bounds.types import Bounds
 from robustcli.errors import RobustError, SolverError, UsageError
 from robustcli.evaluation.batch import Batch
-from robustcli.evaluation.certify import BOUNDS
+from robustcli.evaluation.cascade import LIGHT
+from robustcli.evaluation.certify import BOUNDS, QUICK
 from robustcli.mip.solver import candidates
 from robustcli.mip.verify import TOLERANCE, MipOutcome, verify
 from robustcli.networks.network import Network, margin_rows
@@ -26,9 +27,6 @@ from robustcli.norms import norm_name
 from robustcli.recipes.fields import NonNegative, Positive, Strict
 from robustcli.results.schema import PointRecord, Verdict
 from robustcli.results.witnesses import Witness, store
-
-LIGHT = PgdSettings(steps=20, restarts=1, targets=9)
-"""The attack before the MIP: enough to find most witnesses, an order of magnitude cheaper than `robust attack`."""
 
 
 class Settings(Strict):
@@ -110,23 +108,24 @@ class ExactVerifier:
         return self._bounded(stage) or self._attacked(stage) or self._solved(stage)
 
     def _bounded(self, stage: _Stage) -> PointRecord | None:
-        """The best of all bounds per target; the tightest hidden bounds go on to the MIP."""
+        """The best of the quick bounds per target; the hidden bounds, tightened by each, go on to the MIP."""
         labels = torch.tensor([stage.label], device=stage.ball.center.device)
         rows, targets = margin_rows(labels, self.exact.classes, torch.float64)
-        alone: str | None = None
-        for name, bound in BOUNDS.items():
-            found = bound(self.exact, stage.ball, rows)
-            first = not stage.layers and not len(stage.margins)
-            stage.margins = found.margins[0] if first else torch.maximum(stage.margins, found.margins[0])
-            stage.layers = (
-                found.layers if first else [a.intersect(b) for a, b in zip(stage.layers, found.layers, strict=True)]
-            )
-            alone = alone or (name if bool((found.margins > 0).all()) else None)
+        stage.margins = torch.full_like(targets[0], -torch.inf, dtype=torch.float64)
+        decided = QUICK[0]
+        known: list[Bounds] | None = None
+        for name in QUICK:
+            found = BOUNDS[name](self.exact, stage.ball, rows, known=known)
+            known, decided = found.layers, name
+            stage.margins = torch.maximum(stage.margins, found.margins[0])
+            if bool((stage.margins > 0).all()):
+                break
+        stage.layers = known or []
         stage.targets = targets[0]
         stage.details["bounds_seconds"] = round(stage.seconds, 4)
         if not bool((stage.margins > 0).all()):
             return None
-        return self._record(stage, "robust", alone or "+".join(BOUNDS))
+        return self._record(stage, "robust", decided)
 
     def _attacked(self, stage: _Stage) -> PointRecord | None:
         """A light attack: a witness ends the search at once."""

@@ -7,7 +7,8 @@ never a verdict), or handed to the command's evaluator. A rerun answers only wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -24,9 +25,19 @@ from robustcli.results.store import PointStore, summarise, write_document, write
 Progress = Callable[[int, int, dict[str, int]], None]
 """Called with (answered, requested, counts by verdict) after every batch."""
 
+FLUSH = 0.2
+"""Seconds after which records do not wait for the end of their batch to go to disk."""
+
 
 def answer(
-    session: Session, question: Question, evaluator: Evaluator, progress: Progress | None = None
+    session: Session,
+    question: Question,
+    evaluator: Evaluator,
+    progress: Progress | None = None,
+    *,
+    first: Evaluator | None = None,
+    forecast: Callable[[], None] | None = None,
+    conclude: Callable[[Mapping[int, PointRecord]], dict[str, Any]] | None = None,
 ) -> ResultDocument:
     """Answer a question for all points of the session.
 
@@ -34,7 +45,10 @@ def answer(
         session: network, data, points, run folder.
         question: what is asked; its folder holds what was answered before.
         evaluator: the command's way of answering.
-        progress: told after every batch.
+        progress: told as records come.
+        first: a cheap pass over all points, which leaves to `evaluator` what it cannot decide.
+        forecast: called between the two.
+        conclude: what else the summary says once every point is answered, field by field.
     Returns:
         the result document, also written to the question's folder.
     Raises:
@@ -43,34 +57,30 @@ def answer(
     """
     folder = session.run.question_dir(question)
     write_question(folder, question)
-    store = PointStore(folder, session.shard)
-    answered = dict(store.records())
-    pending = [index for index in session.indices if index not in answered]
-    started, begin = provenance.now(), time.monotonic()
-    size = session.selection.batch_size or evaluator.batch_size
+    started = provenance.now()
+    answers = _Answers(session, PointStore(folder, session.shard), progress)
     stopped: Interrupted | IncompleteError | None = None
-    limit = session.selection.max_seconds
+    more: dict[str, Any] = {}
     try:
-        for chunk in (pending[i : i + size] for i in range(0, len(pending), size)):
-            if limit is not None and time.monotonic() - begin > limit:
-                stopped = IncompleteError(
-                    f"{limit:g} seconds ran out", "the same command continues where it stopped, with the same limit"
-                )
-                break
-            records = _answer_batch(session, question, evaluator, chunk)
-            store.append(records)
-            answered.update((record.index, record) for record in records)
-            if progress is not None:
-                done = [answered[index] for index in session.indices if index in answered]
-                progress(len(done), len(session.indices), _counts(done))
+        if first is not None:
+            answers.collect(question, first)
+            if answers.pending and forecast is not None:
+                forecast()
+        answers.collect(question, evaluator)
+        more = {} if conclude is None else conclude(answers.kept)
     except KeyboardInterrupt:
         stopped = Interrupted("interrupted", "the same command continues where it stopped")
-    wanted = set(session.indices)
-    kept = {index: record for index, record in answered.items() if index in wanted}
+    except IncompleteError as error:
+        stopped = error
+    finally:
+        answers.flush()
+    kept = answers.kept
     seconds = sum(record.seconds for record in kept.values())
     summary = summarise(kept, len(session.indices), seconds, proves=question.command != "attack")
     document = ResultDocument(
-        question=question, summary=summary, provenance=_provenance(session, started, provenance.now())
+        question=question,
+        summary=summary.model_copy(update=more),
+        provenance=_provenance(session, started, provenance.now()),
     )
     if kept:
         write_document(folder, session.shard, document)
@@ -80,7 +90,68 @@ def answer(
     return document
 
 
-def _answer_batch(session: Session, question: Question, evaluator: Evaluator, indices: list[int]) -> list[PointRecord]:
+class _Answers:
+    """What is answered and what is not; records as they come, on disk batch by batch, one by one where they take long.
+
+    Args:
+        session: with the points asked for.
+        store: of the question.
+        progress: told after every flush.
+    """
+
+    def __init__(self, session: Session, store: PointStore, progress: Progress | None) -> None:
+        self.session, self.store, self.progress = session, store, progress
+        self.answered = store.records()
+        self.fresh: list[PointRecord] = []
+        self.begin = self.flushed = time.monotonic()
+
+    @property
+    def pending(self) -> list[int]:
+        """Points without an answer."""
+        return [index for index in self.session.indices if index not in self.answered]
+
+    @property
+    def kept(self) -> dict[int, PointRecord]:
+        """The answers to the points asked for."""
+        return {index: self.answered[index] for index in self.session.indices if index in self.answered}
+
+    def collect(self, question: Question, evaluator: Evaluator) -> None:
+        """Ask about all pending points.
+
+        Raises:
+            IncompleteError: when `max_seconds` ran out.
+        """
+        pending, size = self.pending, self.session.selection.batch_size or evaluator.batch_size
+        for chunk in (pending[i : i + size] for i in range(0, len(pending), size)):
+            self.check_time()
+            for record in _answer_batch(self.session, question, evaluator, chunk):
+                self.fresh.append(record)
+                if time.monotonic() - self.flushed > FLUSH:
+                    self.flush()
+                    self.check_time()
+            self.flush()
+
+    def flush(self) -> None:
+        """Put what is new on disk."""
+        fresh, self.fresh = self.fresh, []
+        self.flushed = time.monotonic()
+        self.store.append(fresh)
+        self.answered.update((record.index, record) for record in fresh)
+        if self.progress is not None and fresh:
+            self.progress(len(self.kept), len(self.session.indices), _counts(self.kept.values()))
+
+    def check_time(self) -> None:
+        """Stop when the time is over and there are points left."""
+        limit = self.session.selection.max_seconds
+        if limit is not None and time.monotonic() - self.begin > limit and self.pending:
+            raise IncompleteError(
+                f"{limit:g} seconds ran out", "the same command continues where it stopped, with the same limit"
+            )
+
+
+def _answer_batch(
+    session: Session, question: Question, evaluator: Evaluator, indices: list[int]
+) -> Iterator[PointRecord]:
     begin = time.monotonic()
     chosen = torch.tensor(indices)
     points = session.data.points(chosen, dtype=torch.float64, device=session.device)
@@ -89,12 +160,24 @@ def _answer_batch(session: Session, question: Question, evaluator: Evaluator, in
         logits = session.exact(points)
     clean, predicted = margins(logits, labels), logits.argmax(1)
     seconds = (time.monotonic() - begin) / len(indices)
-    records: dict[int, PointRecord] = {}
+    right = (clean > 0).nonzero().flatten()
+    if len(right):
+        p, box = any_exponent(question.norm), (session.box() if question.boxed else None)
+        yield from evaluator(
+            Batch(
+                indices=chosen.to(session.device)[right],
+                points=points[right],
+                labels=labels[right],
+                predicted=predicted[right],
+                clean_margins=clean[right],
+                ball=Ball.around(points[right], question.eps or 0.0, p, box),
+            )
+        )
     distance = question.eps is None
     for row in (~(clean > 0)).nonzero().flatten().tolist():
         wrong = bool(clean[row] < 0)
         reason = "the clean margin is not a number" if clean[row].isnan() else "tie: the clean margin is exactly 0"
-        records[indices[row]] = PointRecord(
+        yield PointRecord(
             index=indices[row],
             label=int(labels[row]),
             predicted=int(predicted[row]),
@@ -107,22 +190,9 @@ def _answer_batch(session: Session, question: Question, evaluator: Evaluator, in
             reason=None if wrong else reason,
             seconds=seconds,
         )
-    right = (clean > 0).nonzero().flatten()
-    if len(right):
-        p, box = any_exponent(question.norm), (session.box() if question.boxed else None)
-        batch = Batch(
-            indices=chosen.to(session.device)[right],
-            points=points[right],
-            labels=labels[right],
-            predicted=predicted[right],
-            clean_margins=clean[right],
-            ball=Ball.around(points[right], question.eps or 0.0, p, box),
-        )
-        records.update((record.index, record) for record in evaluator(batch))
-    return [records[index] for index in indices]
 
 
-def _counts(records: list[PointRecord]) -> dict[str, int]:
+def _counts(records: Iterable[PointRecord]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for record in records:
         key = record.verdict or ("exact" if record.exact else "bounded")

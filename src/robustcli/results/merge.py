@@ -23,6 +23,7 @@ from robustcli.results import store
 from robustcli.results.distances import misclassified
 from robustcli.results.runs import RunFolder
 from robustcli.results.schema import PointRecord, Question, ResultDocument, Verdict
+from robustcli.results.stages import SEARCHES
 from robustcli.results.store import Line
 
 
@@ -42,6 +43,8 @@ class Answers:
     @property
     def seeks_witness(self) -> bool:
         """Whether the command can show a point to be vulnerable."""
+        if self.question.command == "certify" and not SEARCHES.isdisjoint(self.question.settings.get("methods", ())):
+            return True
         return self.question.command in ("attack", "mip-verify") or self._says("vulnerable")
 
     @property

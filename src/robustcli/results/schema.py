@@ -59,7 +59,7 @@ class PointRecord(Record):
     label: int
     predicted: int
     verdict: Verdict | None = Field(description="null for bound-distance, which asks no yes-no question")
-    method: str = Field(description="what decided, e.g. clean, pgd, interval, dual, highs")
+    method: str = Field(description="what decided (unknown: what was asked last), e.g. clean, pgd, dual, highs")
     margin_lower: float | None = Field(None, description="proved lower bound on the smallest margin over the ball")
     margin_upper: float | None = Field(None, description="float64 margin of the witness (or of the clean point)")
     distance_lower: float | None = Field(None, description="proved lower bound on the smallest perturbation; null: inf")
@@ -79,6 +79,29 @@ class Histogram(Record):
     upper: list[int] = Field(description="points by the nearest misclassified point found")
 
 
+class StageFigures(Record):
+    """What one stage of `certify` did."""
+
+    asked: int = Field(description="points it was asked about")
+    robust: int = Field(description="points it decided: the last margin was proved")
+    vulnerable: int = Field(description="points it decided: a misclassified input was found")
+    seconds: float
+
+
+class Detection(Record):
+    """Adversarial inputs told by the missing certificate of their predicted class (003 Corollary 2).
+
+    An input is flagged unless every input within eps of it is provably of its predicted class.
+    """
+
+    clean: int = Field(description="test points")
+    clean_flagged: int
+    misclassified: int = Field(description="test points of a wrong class, counted in `clean` too")
+    misclassified_flagged: int
+    adversarial: int = Field(description="stored misclassified inputs within eps of a correctly classified test point")
+    adversarial_flagged: int = Field(description="all of them, or the certificate is wrong")
+
+
 class Summary(Record):
     """Figures over the answered points. Errors are fractions in [0, 1]; misclassified points count in all of them."""
 
@@ -93,6 +116,8 @@ class Summary(Record):
         None, description="bound-distance: per method mean, median, share_exact alone; best_*: the best so far"
     )
     histogram: Histogram | None = Field(None, description="bound-distance: how the distances are distributed")
+    stages: dict[str, StageFigures] | None = Field(None, description="certify: per stage, in the order they were asked")
+    detection: Detection | None = Field(None, description="certify --detect: inputs flagged as possibly adversarial")
     seconds: float
 
 

@@ -8,10 +8,11 @@ For norm p, point i is attacked when it is misclassified or shown vulnerable, ce
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 from robustcli.errors import ContradictionError
-from robustcli.results.schema import Verdict
+from robustcli.results.schema import Summary, Verdict
 
 ATTACKED: frozenset[Verdict] = frozenset({"misclassified", "vulnerable"})
 UNION = "union"
@@ -41,6 +42,29 @@ def union_verdicts(norms: Collection[Mapping[int, Verdict]], points: Collection[
             verdict for verdict in ("misclassified", "vulnerable", "unknown", "robust") if verdict in found
         )
     return worst
+
+
+def union_summary(summaries: Sequence[Summary], norms: Sequence[Mapping[int, Verdict | None]]) -> Summary:
+    """The summary for the union of the balls, over the points that every norm has answered.
+
+    Args:
+        summaries: one a norm.
+        norms: verdicts of each, by point.
+    """
+    points = set.intersection(*(set(verdicts) for verdicts in norms))
+    known = [{index: verdict for index, verdict in verdicts.items() if verdict is not None} for verdicts in norms]
+    found = union_verdicts(known, points)
+    counts = Counter(found.values())
+    proves = all(summary.robust_error_upper is not None for summary in summaries)
+    return Summary(
+        points=len(points),
+        requested=min(summary.requested for summary in summaries),
+        test_error=test_error(found, points) if points else 0.0,
+        robust_error_lower=lower(found, points) if points else None,
+        robust_error_upper=upper(found, points) if points and proves else None,
+        verdicts=dict(counts),
+        seconds=sum(summary.seconds for summary in summaries),
+    )
 
 
 def check_order(test: float | None, lowers: Mapping[str, float], uppers: Mapping[str, float]) -> None:

@@ -24,6 +24,7 @@ from robustcli import files
 from robustcli.errors import ContradictionError, DataError, one_line
 from robustcli.results.distances import distance_figures, misclassified
 from robustcli.results.schema import PointRecord, Question, ResultDocument, Summary, Verdict
+from robustcli.results.stages import stage_figures
 
 Shard = tuple[int, int]
 _POINTS = re.compile(r"points(-shard-\d+-of-\d+)?\.jsonl")
@@ -268,5 +269,6 @@ def summarise(
         robust_error_upper=(count - verdicts.get("robust", 0)) / count if asked and proves else None,
         verdicts=verdicts,
         **(distance_figures(rows) if rows and not asked else {}),
+        stages=stage_figures(rows),
         seconds=seconds,
     )
