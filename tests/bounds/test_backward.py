@@ -14,11 +14,12 @@ from robustcli.bounds.crown import backward_margins, crown
 from robustcli.bounds.dual import dual
 from robustcli.bounds.interval import interval
 from robustcli.bounds.relaxation import Lines, Rule, adaptive, lines, parallel
+from robustcli.bounds.types import Bounds
 from robustcli.networks.network import Network, margin_rows
 from robustcli.networks.rows import Rows
 from tests.bounds.test_dual import BALLS, BOXES, nets, points
 from tests.bounds.test_rounding_extremes import NETWORKS, maps, single
-from tests.nets import STACKS, randomised
+from tests.nets import STACKS, dense, randomised
 
 
 def by_matrices(network: Network, ball: Ball, rows: Tensor, relaxed: list[Lines], upto: int) -> Tensor:
@@ -130,6 +131,32 @@ def test_widened_float32_passes_hold(
         eye = torch.eye(units, dtype=torch.float64)
         assert (lower.double() <= by_matrices(exact, wide, eye, relaxed, last)).all()
         assert (upper.double() >= -by_matrices(exact, wide, -eye, relaxed, last)).all()
+
+
+def test_rows_that_cancel_in_the_middle_are_counted() -> None:
+    """Large weights whose products cancel: values below, above, and the rows at the input are all of size 1."""
+    for seed in range(8):
+        network = dense([3, 6, 5, 2], seed)
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.rand(1, 3, generator=generator)
+        first, second = network.layers[0], network.layers[2]
+        first.weight.data.abs_()
+        first.bias.data.abs_()
+        second.weight.data *= 1e4
+        second.bias.data = 1 - second.weight @ first(x.double())[0].relu()
+        rough = single(network)
+        exact = rough.double()
+        rows = torch.tensor([[[1.0, -1.0]]])
+        wide = Ball(x.double(), torch.tensor([1e-6]).double(), math.inf)
+        layers = [
+            Bounds(bounds.lower.float() - 1e-3, bounds.upper.float() + 1e-3)
+            for bounds in crown(exact, wide, rows.double()).layers
+        ]
+        relaxed = [lines(bounds, adaptive(bounds)) for bounds in layers]
+        ball = Ball(x, torch.tensor([1e-6]), math.inf)
+        sizes = Sizes.of(rough.blocks, ball, layers)
+        found = lowest(Rows.whole(rows), rough.blocks, Shared(relaxed), ball, sizes).double()
+        assert (found <= by_matrices(exact, wide, rows[0].double(), relaxed, 2)).all()
 
 
 def test_products_below_the_number_range_are_counted() -> None:
