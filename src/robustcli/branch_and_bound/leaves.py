@@ -32,7 +32,7 @@ def closed(
         network: float64.
         ball: one ball.
         layers: the hidden bounds the system was made from.
-        signs: S of the domain, [n], none of them 0.
+        signs: S of the domain, [n], none of them 0; those at any point ask about the linear piece around it.
         target: the class t.
     Returns:
         (proved, candidate [1, *input_shape] or None).

@@ -14,6 +14,7 @@ from torch import Tensor
 from robustcli.branch_and_bound.system import Functionals, Phases, System, backward, forward
 
 MEAN, SQUARE, GUARD = 0.9, 0.999, 1e-8  # Adam's constants
+FRESH = 0.15  # weight of the newest minimiser in the mean
 CHECK_EVERY = 4  # steps between two looks at which domains are closed
 
 
@@ -29,15 +30,18 @@ class Schedule:
 
 ROOT = Schedule(60, 0.1, 0.0)
 INSIDE = Schedule(8, 0.1, 0.2)
+LONG = Schedule(24, 0.1, 0.2, 0.92)
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """The best found for D domains: theta [D, n], its float32 bound [D], and the minimiser of that bound [D, d]."""
+    """The best found for D domains: theta [D, n], its float32 bound [D], the minimiser of that bound [D, d], and the
+    running mean of the minimisers on the way [D, d]."""
 
     theta: Tensor
     value: Tensor
     points: Tensor
+    means: Tensor
 
 
 @torch.no_grad()
@@ -60,9 +64,8 @@ def ascend(
         enough: a domain whose bound is above this is done.
     """
     work = _Work.of(system, start, signs, theta, schedule)
-    best = Ascent(
-        theta.clone(), theta.new_full((len(theta),), -torch.inf), theta.new_zeros(len(theta), len(system.center))
-    )
+    center = system.center.expand(len(theta), -1)
+    best = Ascent(theta.clone(), theta.new_full((len(theta),), -torch.inf), center.clone(), center.clone())
     for step in range(schedule.steps + 1):
         found = backward(system, work.start, work.phases, work.theta)
         x = system.minimiser(found.rows)
@@ -70,6 +73,7 @@ def ascend(
         better = value > best.value[work.index]
         where = work.index[better]
         best.theta[where], best.value[where], best.points[where] = work.theta[better], value[better], x[better]
+        best.means[work.index] = x if step == 0 else torch.lerp(best.means[work.index], x, FRESH)
         if step == schedule.steps:
             break
         above = found.above

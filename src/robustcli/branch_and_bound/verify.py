@@ -26,9 +26,10 @@ from robustcli.balls import Ball
 from robustcli.bounds.relaxation import adaptive
 from robustcli.bounds.types import Bounds
 from robustcli.branch_and_bound.branching import choose
+from robustcli.branch_and_bound.descent import activations, descend
 from robustcli.branch_and_bound.domains import Domains
 from robustcli.branch_and_bound.leaves import closed
-from robustcli.branch_and_bound.optimiser import INSIDE, ROOT, Schedule, ascend
+from robustcli.branch_and_bound.optimiser import INSIDE, LONG, ROOT, Ascent, Schedule, ascend
 from robustcli.branch_and_bound.refinement import refined
 from robustcli.branch_and_bound.system import System, proved
 from robustcli.errors import RobustError
@@ -38,7 +39,9 @@ from robustcli.results.schema import Verdict
 NUMBERS = {"cpu": 1 << 17, "cuda": 1 << 22}  # of theta and pixels in one batch of domains
 DOMAINS = (8, 512)  # at least and at most in one batch
 AT_ONCE = 3  # splits of a domain in one go while the pool is small
+ATTACKED = 16  # domains of a batch from whose minimisers counterexamples are looked for
 SHORT = 256  # domains before the hidden bounds are refined
+MANY = 4096  # domains after which each is optimised for longer
 REFINED = 0.5  # share of the time left that this may take
 SURE = 1e-6  # relative: above this a float32 bound is taken to be positive, until float64 says so
 
@@ -186,7 +189,7 @@ class _Search:
             domains = domains.split(units[:, level])
             units = units.repeat(2, 1)
         if len(domains):
-            self.bound(domains, INSIDE)
+            self.bound(domains, INSIDE if self.nodes < MANY else LONG)
 
     def bound(self, domains: Domains, schedule: Schedule) -> None:
         """Bound domains; those not proved go to the pool."""
@@ -199,7 +202,7 @@ class _Search:
         found = ascend(self.rough, rough, domains.signs, domains.theta, schedule, self.enough)
         lower = proved(self.system, start, domains.signs, found.theta)
         domains = replace(domains, theta=found.theta, proved=torch.maximum(lower, domains.proved))
-        self.attack(found.points[~(domains.proved > 0)])
+        self.attack(domains, found)
         domains = self.without(domains, domains.proved > 0)
         for row, value in enumerate(domains.proved.tolist()):
             self.count += 1
@@ -212,13 +215,32 @@ class _Search:
         self.floor = min(self.floor, float(domains.proved[done].min()))
         return domains.take(~done)
 
-    def attack(self, found: Tensor) -> None:
-        """Is the network wrong where a bound is attained? found: [D, d]."""
-        if not len(found) or self.witness is not None:
+    def attack(self, domains: Domains, found: Ascent) -> None:
+        """Is the network wrong where a bound is attained, or near by? Asked of the domains with the worst bounds."""
+        if self.witness is not None:
             return
-        points = self.ball.center.flatten(1).repeat(len(found), 1)
-        points[:, self.system.coordinates] = found.to(torch.float64)
-        self.judge(points.view(-1, *self.ball.center.shape[1:]))
+        worst = domains.proved.argsort(stable=True)[:ATTACKED]
+        worst = worst[~(domains.proved[worst] > 0)]
+        if not len(worst):
+            return
+        start = self.rough.margins.take(domains.targets[worst].repeat(2))
+        near, value = descend(self.rough, start, torch.cat([found.points[worst], found.means[worst]]))
+        hits = near[value <= self.enough]
+        if len(hits):
+            points = self.ball.center.flatten(1).repeat(len(hits), 1)
+            points[:, self.system.coordinates] = hits.to(torch.float64)
+            self.judge(points.view(-1, *self.ball.center.shape[1:]))
+        best = int(value.argmin())
+        if self.witness is None and float(value[best]) < -float(domains.proved[worst[0]]):
+            self.search_piece(near[best], int(domains.targets[worst].repeat(2)[best]))
+
+    def search_piece(self, x: Tensor, target: int) -> None:
+        """The nearest counterexample in the linear piece around x [d]: exact where descent stops at a kink."""
+        z, _ = activations(self.rough, x.unsqueeze(0))
+        signs = torch.where(z[0] > 0, -1, 1).to(torch.int8)
+        _, candidate = closed(self.exact, self.ball, self.label, self.layers, self.system, signs, self.targets[target])
+        if candidate is not None:
+            self.judge(candidate)
 
     def judge(self, points: Tensor) -> None:
         """Keep the point with the smallest margin if it is misclassified."""
