@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.interval import reaches
+from robustcli.bounds.interval import falls
 from robustcli.bounds.relaxation import Lines
 from robustcli.bounds.types import Bounds
 from robustcli.networks.network import Block
@@ -185,7 +185,7 @@ def _down(
         if sizes is not None:
             error = error - _gamma(sizes.roundings[layer], lost) * lost
         rows = rows.through(blocks[layer])
-    down, _ = reaches(rows, ball)
+    down = falls(rows, ball)
     middle = _dot(rows.values, rows.gather(ball.middle()))
     if sizes is not None:
         error = error + _gamma(sizes.roundings[0], value) * _dot(rows.values.abs(), rows.gather(sizes.inputs))

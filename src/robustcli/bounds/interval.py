@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -93,24 +94,30 @@ def unit_reaches(block: Block, ball: Ball, images: Tensor, units: Tensor) -> tup
     return torch.cat(downs), torch.cat(ups)
 
 
-def reaches(rows: Rows, ball: Ball) -> tuple[Tensor, Tensor]:
-    """How far each row acting on the input falls below and rises above its value at `ball.middle()` -> two [n]."""
+def falls(rows: Rows, ball: Ball) -> Tensor:
+    """How far each row acting on the input falls below its value at `ball.middle()` over the ball, [n]."""
     if math.isinf(ball.p):
         low, high = ball.bounding_box()
-        reached = (rows.values.abs() * rows.gather((high - low) / 2)).flatten(1).sum(1)
-        return reached, reached
+        return (rows.values.abs() * rows.gather((high - low) / 2)).flatten(1).sum(1)
     rows = rows.inside()
     flat, eps = rows.values.flatten(1), ball.eps.index_select(0, rows.image)
     if ball.box is None:
-        reached = reach(flat, flat, flat, eps, ball.p, boxed=False)
-        return reached, reached
+        return reach(flat, flat, flat, eps, ball.p, boxed=False)
     down, up = (rows.gather(side).flatten(1) for side in ball.room())
-    return reach(flat, down, up, eps, ball.p, True), reach(-flat, down, up, eps, ball.p, True)
+    return reach(flat, down, up, eps, ball.p, True)
+
+
+def reaches(rows: Rows, ball: Ball) -> tuple[Tensor, Tensor]:
+    """How far each row acting on the input falls below and rises above its value at `ball.middle()`, two [n]."""
+    down = falls(rows, ball)
+    if ball.box is None or math.isinf(ball.p):
+        return down, down  # symmetric around the middle
+    return down, falls(replace(rows, values=-rows.values), ball)
 
 
 def linear_margins(block: Block, ball: Ball, rows: Tensor) -> Tensor:
     """Exact minima of rows @ logits for a network without hidden layer, [B, T]."""
-    down, _ = reaches(Rows.whole(rows).through(block), ball)
+    down = falls(Rows.whole(rows).through(block), ball)
     return at_logits(rows, block(ball.middle())) - down.view(rows.shape[:2])
 
 

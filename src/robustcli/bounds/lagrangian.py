@@ -23,7 +23,7 @@ from torch import Tensor
 
 from robustcli.balls import Ball
 from robustcli.bounds.backward import Sizes, offsets
-from robustcli.bounds.interval import reaches
+from robustcli.bounds.interval import falls
 from robustcli.bounds.types import Bounds
 from robustcli.networks.network import Block
 from robustcli.networks.rows import Rows
@@ -58,7 +58,7 @@ def lagrangian(
         lost = torch.where(bounds.unstable, lost, 0.0).flatten(1).sum(1)
         value, error = value + lost, error - _gamma(sizes.roundings[layer - 1]) * lost
         here = Rows(here.image, below, here.shape)
-    down, _ = reaches(here, ball)
+    down = falls(here, ball)
     error = error + _gamma(sizes.roundings[0]) * _dot(here.values.abs(), sizes.inputs)
     value = value - 2 * error - sizes.floor + _dot(here.values, ball.middle()) - down
     return torch.where(value.isfinite(), value, -torch.inf)

@@ -16,7 +16,7 @@ from torch.optim.adam import adam
 
 from robustcli.balls import Ball
 from robustcli.bounds.backward import offsets
-from robustcli.bounds.interval import reaches
+from robustcli.bounds.interval import falls
 from robustcli.networks.network import Block
 from robustcli.networks.rows import Rows
 
@@ -116,7 +116,7 @@ def _value(top: Tensor, rows: Rows, blocks: Sequence[Block], free: Free, ball: B
         rows, lost = free.relax(layer, rows)
         found = found + lost + offsets(rows, blocks[layer])
         rows = rows.through(blocks[layer])
-    down, _ = reaches(rows, ball)
+    down = falls(rows, ball)
     return found + (rows.values * rows.gather(ball.middle())).flatten(1).sum(1) - down
 
 
