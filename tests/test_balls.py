@@ -157,3 +157,12 @@ def test_image_shapes_are_kept() -> None:
     assert ball.minimiser(rows).shape == rows.shape
     assert ball.project(center + rows[:, 0]).shape == center.shape
     assert ball.sample(4).shape == (2, 4, 3, 4, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+def test_a_zero_row_has_a_minimiser_and_no_reach(p: float, dtype: torch.dtype) -> None:
+    ball = Ball.around(torch.full((1, 4), 0.5, dtype=dtype), 0.3, p, (0.0, 1.0))
+    zero = torch.zeros(1, 2, 4, dtype=dtype)
+    assert torch.equal(ball.minimiser(zero), ball.center.unsqueeze(1).expand(1, 2, 4))
+    assert (ball.minimum(zero) == 0).all()

@@ -258,7 +258,7 @@ def step(rows: Tensor, down: Tensor, up: Tensor, eps: Tensor, p: float, boxed: b
     if p == 2:
         cap = torch.where(rows > 0, down, up) if boxed else torch.full_like(weight, math.inf)
         m = _cap_multiplier(weight, cap, eps) if boxed else vector_norm(weight, 2.0) / eps
-        length = torch.minimum(weight / m.clamp(min=1e-300).unsqueeze(-1), cap) * (weight > 0)
+        length = torch.minimum(weight / m.clamp(min=torch.finfo(m.dtype).tiny).unsqueeze(-1), cap) * (weight > 0)
         over = (torch.linalg.vector_norm(length, dim=-1) / eps).clamp(min=1)
         return length / over.unsqueeze(-1)
     raise UsageError(f"no maximiser for the l{p:g} ball", "use l1, l2 or linf")
@@ -287,7 +287,9 @@ def _cap_multiplier(weight: Tensor, cap: Tensor, eps: Tensor) -> Tensor:
     for _ in range(NEWTON_STEPS):
         free = (weight <= m.unsqueeze(-1) * cap).to(torch.uint8)  # times bytes: five times faster than a selection
         left = eps * eps - (all_caps - (cap_square * free).sum(-1))
-        update = torch.where(left > 0, ((square * free).sum(-1) / left.clamp(min=1e-300)).sqrt(), torch.zeros_like(m))
+        update = torch.where(
+            left > 0, ((square * free).sum(-1) / left.clamp(min=torch.finfo(m.dtype).tiny)).sqrt(), torch.zeros_like(m)
+        )
         update = torch.minimum(update, m)
         if torch.allclose(update, m, rtol=1e-12, atol=0):
             break

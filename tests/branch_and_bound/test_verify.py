@@ -90,6 +90,29 @@ def test_leaves_decide_alone(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
     assert decided >= 2
 
 
+@pytest.mark.parametrize("p", NORMS)
+def test_a_unit_without_influence_excludes_nothing(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no sign in any domain: the leaf must hold the points on both of its sides."""
+    nothing = module.Schedule(0, 0.0, 0.0)
+    for name in ("ROOT", "INSIDE", "LONG"):
+        monkeypatch.setattr(module, name, nothing)
+    monkeypatch.setattr(module, "ATTACKED", 0)
+    decided = 0
+    for seed in range(20):
+        network = dense([2, 3, 2], seed)
+        network.layers[2].weight.data[:, 0] = 0.0
+        x = center(network, seed)
+        # The idle unit is off at x and on nearly everywhere else in the ball.
+        network.layers[0].bias.data[0] = -float(network.layers[0].weight[0] @ x[0]) - 1e-6
+        distance = minimal_distance(network, x, int(network(x).argmax(1)), p, (0.0, 1.0))
+        if not 1e-3 < distance < 50:
+            continue
+        for factor, verdict in ((0.999, "robust"), (1.001, "vulnerable")):
+            assert case(network, x, distance * factor, p, (0.0, 1.0), wider=2.0).verify().verdict == verdict
+            decided += 1
+    assert decided >= 4
+
+
 @pytest.mark.parametrize("boxed", [True, False])
 @pytest.mark.parametrize("p", NORMS)
 def test_planted_counterexamples_are_never_proved_away(p: float, boxed: bool) -> None:

@@ -17,6 +17,7 @@ from robustcli.branch_and_bound.domains import Domains
 from robustcli.branch_and_bound.system import Phases, System, backward, forward
 
 CANDIDATES = 3  # of each score
+LARGEST = 1e30  # stands for scores that are no finite numbers
 
 
 @torch.no_grad()
@@ -33,18 +34,18 @@ def choose(system: System, domains: Domains, count: int) -> Tensor:
     z = forward(system, phases, domains.theta, found.above, x)
     lower = domains.theta * phases.free + phases.on
     line = torch.where(found.above >= 0, lower * z, phases.upper * z + phases.gap)
-    closed = torch.where(phases.free > 0, 0.0, -torch.inf)
-    intercept = -found.above.clamp(max=0) * phases.gap + closed
-    loss = (found.above * (line - z.relu())).abs() + closed
-    candidates = torch.cat([_top(loss), _top(intercept)], dim=1)
+    intercept = -found.above.clamp(max=0) * phases.gap
+    loss = (found.above * (line - z.relu())).abs()
+    candidates = torch.cat([_top(score, domains.signs == 0) for score in (loss, intercept)], dim=1)
     gain = _children(system, domains, candidates)
     order = gain.argsort(dim=1, descending=True, stable=True)
     chosen, value = candidates.gather(1, order), gain.gather(1, order)
     return _distinct(torch.where(value > -torch.inf, chosen, -1), count)
 
 
-def _top(score: Tensor) -> Tensor:
-    """The candidates of one score; -1 for those that are not open."""
+def _top(score: Tensor, open_: Tensor) -> Tensor:
+    """The candidates of one score; -1 for those that are not open. An open neuron is one whatever its score."""
+    score = torch.where(open_, score.nan_to_num(nan=0.0, posinf=LARGEST), -torch.inf)
     best = score.topk(min(CANDIDATES, score.shape[1]), dim=1)
     return torch.where(best.values > -torch.inf, best.indices, -1)
 
@@ -56,7 +57,7 @@ def _children(system: System, domains: Domains, candidates: Tensor) -> Tensor:
     both = domains.take(rows).split(candidates.clamp(min=0).flatten())
     found = backward(system, system.margins.take(both.targets), Phases.of(system, both.signs), both.theta)
     value = found.value + (found.rows * system.minimiser(found.rows)).sum(1)
-    together = value.view(2, len(domains), count).clamp(max=0).sum(0)
+    together = value.view(2, len(domains), count).nan_to_num(nan=-LARGEST, neginf=-LARGEST).clamp(max=0).sum(0)
     return torch.where(candidates >= 0, together, -torch.inf)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,19 +36,24 @@ def closed(
     Returns:
         (proved, candidate [1, *input_shape] or None).
     """
-    masks = []
+    masks, sizes = [], []
     for position, layer in enumerate(layers):
         mask = layer.active.to(torch.float64).flatten()
         here = system.hidden_layers == position
         mask[system.units[here]] = (signs[here] < 0).to(torch.float64)
         masks.append(mask.view(layer.lower.shape))
+        # A unit that no form uses has no sign in the domain, whatever its mask says: it must not exclude a point. Of
+        # infinite size, it is never violated.
+        idle = layer.unstable.flatten().clone()
+        idle[system.units[here]] = False
+        sizes.append(torch.where(idle, torch.inf, 1.0))
     piece = Piece(
         network=network,
         masks=tuple(masks),
         point=ball.center,
         label=torch.tensor([label], device=ball.center.device),
         q=dual(ball.p),
-        norms=np.ones(network.hidden_units),  # only a scale here: nothing is proved from it
+        norms=torch.cat(sizes).cpu().double().numpy(),  # only a scale here: nothing is proved from it
     )
     eps = float(ball.eps[0])
     beyond = math.nextafter(eps, math.inf)

@@ -179,7 +179,7 @@ class _Search:
         domains = Domains.joined(taken)
         levels = min(AT_ONCE, 1 + int(math.log2(room / len(taken))))
         units = choose(self.rough, domains, levels)
-        whole = units[:, 0] < 0
+        whole = (domains.signs != 0).all(1)
         for row in whole.nonzero().squeeze(1).tolist():
             self.leaf(domains.take(slice(row, row + 1)))
         domains, units = domains.take(~whole), units[~whole]
