@@ -22,12 +22,16 @@ from robustcli.attacks.verify import Confirmed, confirm
 from robustcli.balls import Ball
 from robustcli.bounds.dual import Relaxation, dual, parallelogram
 from robustcli.bounds.types import Bounds, MarginBounds
+from robustcli.branch_and_bound.domains import Domains
+from robustcli.branch_and_bound.system import Phases, System
 from robustcli.errors import ContradictionError
 from robustcli.networks.network import Network
 from robustcli.networks.rows import Rows
 from tests import test_balls
 from tests.attacks import test_verify
 from tests.bounds import test_dual, test_interval, test_rounding, test_rounding_extremes
+from tests.branch_and_bound import test_system
+from tests.branch_and_bound import test_verify as test_search
 from tests.evaluation import test_certify
 from tests.mip import test_verify as test_mip
 from tests.networks import test_rows
@@ -172,6 +176,34 @@ REJECTED = (
     "witness rejected by the forward pass (target 0)",
 )
 
+
+def half_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A split keeps the bounds of one half for both."""
+    split = Domains.split
+
+    def halved(domains: Domains, units: Tensor) -> Domains:
+        both = split(domains, units)
+        return replace(both, signs=both.signs[: len(domains)].repeat(2, 1))
+
+    patch.setattr(Domains, "split", halved)
+
+
+def multiplier_of_the_wrong_sign(patch: pytest.MonkeyPatch) -> None:
+    """beta rewards leaving the domain instead of staying in it."""
+
+    def flipped_signs(cls: type[Phases], system: System, signs: Tensor) -> Phases:
+        good = of(system, signs)
+        return replace(good, signs=-good.signs)
+
+    of = Phases.of
+    patch.setattr(Phases, "of", classmethod(flipped_signs))
+
+
+def idle_units_count(patch: pytest.MonkeyPatch) -> None:
+    """A leaf takes the masks of units without influence for signs of the domain."""
+    patch.setattr("robustcli.branch_and_bound.leaves.NEVER", 1.0)
+
+
 FAULTS = [
     Fault("dual norm", wrong_dual_norm, test_dual.test_golden_margins_and_robust_loss, test_dual.GOLDEN[2]),
     Fault("dual norm", wrong_dual_norm, test_dual.test_equals_the_dense_dual, (1, 1.0, 0.4)),
@@ -215,6 +247,19 @@ FAULTS = [
         red=(*RED, ContradictionError),
         folder=True,
     ),
+    Fault(
+        "split",
+        half_forgotten,
+        test_search.test_verdicts_are_those_of_brute_force,
+        (math.inf, None, 3.0),
+    ),
+    Fault(
+        "split",
+        multiplier_of_the_wrong_sign,
+        test_system.test_golden_multipliers,
+        ([(1, 0, 1)], 0.0375, 0.108190),
+    ),
+    Fault("split", idle_units_count, test_search.test_leaves_hold_points_on_both_sides_of_idle_units),
     Fault("float32", no_rounding_error, test_rounding.test_float32_bounds_with_their_margin_stay_below_float64_bounds),
     Fault(
         "float32",
@@ -241,6 +286,8 @@ def test_the_named_test_turns_red(fault: Fault, tmp_path: Path) -> None:
     fault.run(tmp_path / "after")
 
 
-def test_every_fault_of_the_issue_is_planted() -> None:
-    """The seven kinds that must be shown."""
-    assert {"dual norm", "box", "slope", "padding", "contradiction", "float32", "witness"} <= {f.name for f in FAULTS}
+def test_every_kind_of_fault_is_planted() -> None:
+    """The kinds that must be shown."""
+    assert {"dual norm", "box", "slope", "padding", "split", "contradiction", "float32", "witness"} <= {
+        f.name for f in FAULTS
+    }

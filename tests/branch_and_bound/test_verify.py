@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from robustcli.attacks.verify import confirm
 from robustcli.bounds.types import Bounds
 from robustcli.branch_and_bound import verify as module
+from robustcli.branch_and_bound.leaves import closed
 from robustcli.networks.network import Network
 from tests.bounds.test_planted import questions, rescaled
 from tests.branch_and_bound.cases import Case, case, center
@@ -90,27 +93,34 @@ def test_leaves_decide_alone(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
     assert decided >= 2
 
 
-@pytest.mark.parametrize("p", NORMS)
-def test_a_unit_without_influence_excludes_nothing(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no sign in any domain: the leaf must hold the points on both of its sides."""
-    nothing = module.Schedule(0, 0.0, 0.0)
-    for name in ("ROOT", "INSIDE", "LONG"):
-        monkeypatch.setattr(module, name, nothing)
-    monkeypatch.setattr(module, "ATTACKED", 0)
-    decided = 0
-    for seed in range(20):
-        network = dense([2, 3, 2], seed)
-        network.layers[2].weight.data[:, 0] = 0.0
-        x = center(network, seed)
-        # The idle unit is off at x and on nearly everywhere else in the ball.
-        network.layers[0].bias.data[0] = -float(network.layers[0].weight[0] @ x[0]) - 1e-6
-        distance = minimal_distance(network, x, int(network(x).argmax(1)), p, (0.0, 1.0))
-        if not 1e-3 < distance < 50:
-            continue
-        for factor, verdict in ((0.999, "robust"), (1.001, "vulnerable")):
-            assert case(network, x, distance * factor, p, (0.0, 1.0), wider=2.0).verify().verdict == verdict
-            decided += 1
-    assert decided >= 4
+def idle(seed: int) -> tuple[Network, Tensor]:
+    """A network with a unit without influence, and a point at which it is just off."""
+    network = dense([2, 3, 2], seed)
+    network.layers[2].weight.data[:, 0] = 0.0
+    x = center(network, seed)
+    network.layers[0].bias.data[0] = -float(network.layers[0].weight[0] @ x[0]) - 1e-6
+    return network, x
+
+
+def test_leaves_hold_points_on_both_sides_of_idle_units() -> None:
+    """A unit without influence has no sign in any domain: it must not exclude a point."""
+    found = 0
+    for p in NORMS:
+        for seed in range(20):
+            network, x = idle(seed)
+            label = int(network(x).argmax(1))
+            distance = minimal_distance(network, x, label, p, (0.0, 1.0))
+            if not 1e-3 < distance < 50:
+                continue
+            asked = case(network, x, distance * 1.001, p, (0.0, 1.0), wider=2.0)
+            system = asked.system
+            leaves = [torch.tensor(signs, dtype=torch.int8) for signs in itertools.product((-1, 1), repeat=system.size)]
+            answers = [
+                closed(network, asked.ball, label, asked.layers, system, signs, asked.targets[0]) for signs in leaves
+            ]
+            assert not all(proved for proved, _ in answers)
+            found += 1
+    assert found >= 6
 
 
 @pytest.mark.parametrize("boxed", [True, False])

@@ -21,6 +21,8 @@ from robustcli.regions.cuts import nearest
 from robustcli.regions.incumbents import Incumbent
 from robustcli.regions.pieces import Piece
 
+NEVER = math.inf  # the size of a unit whose inequality no point violates
+
 
 def closed(
     network: Network, ball: Ball, label: int, layers: Sequence[Bounds], system: System, signs: Tensor, target: int
@@ -46,7 +48,7 @@ def closed(
         # infinite size, it is never violated.
         idle = layer.unstable.flatten().clone()
         idle[system.units[here]] = False
-        sizes.append(torch.where(idle, torch.inf, 1.0))
+        sizes.append(torch.where(idle, NEVER, 1.0))
     piece = Piece(
         network=network,
         masks=tuple(masks),
