@@ -24,7 +24,7 @@ NEWTON_STEPS = 40
 
 def vector_norm(v: Tensor, p: float) -> Tensor:
     """||v||_p over the last dimension (abs().sum() is several times faster on a CPU than vector_norm for p = 1)."""
-    if p == 1:
+    if p == 1 or v.shape[-1] == 0:
         return v.abs().sum(-1)
     if math.isinf(p):
         return v.abs().amax(-1)

@@ -14,6 +14,7 @@ from robustcli.attacks.verify import confirm
 from robustcli.bounds.types import Bounds
 from robustcli.branch_and_bound import verify as module
 from robustcli.branch_and_bound.leaves import closed
+from robustcli.errors import RobustError
 from robustcli.networks.network import Network
 from tests.bounds.test_planted import questions, rescaled
 from tests.branch_and_bound.cases import Case, case, center
@@ -182,3 +183,25 @@ def test_wrong_phases_are_noticed() -> None:
     assert outcome.verdict == "unknown"
     assert outcome.reason is not None
     assert "differs from the forward pass" in outcome.reason
+
+
+def test_an_error_on_the_way_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Domains that were taken when it struck are not forgotten: only what was known before counts."""
+
+    def broken(*_: object) -> object:
+        raise RobustError("the solver gave up", "try again")
+
+    monkeypatch.setattr(module, "choose", broken)
+    found = hard()
+    outcome = found.verify()
+    assert (outcome.verdict, outcome.reason) == ("unknown", "the solver gave up")
+    assert outcome.margin_lower == min(found.margins)
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("box", BOXES)
+def test_a_ball_of_one_point(p: float, box: tuple[float, float] | None) -> None:
+    network = dense([3, 5, 3], 2)
+    found = case(network, center(network, 2), 0.0, p, box, wider=10.0)
+    verdict = found.verify(nodes=2000).verdict
+    assert verdict == "robust" if math.isinf(p) else verdict in ("robust", "unknown")

@@ -105,7 +105,7 @@ class _Work:
     def of(cls, system: System, start: Functionals, signs: Tensor, theta: Tensor, schedule: Schedule) -> _Work:
         phases = Phases.of(system, signs)
         rate = phases.free * schedule.slope + (1 - phases.free) * schedule.multiplier
-        top = torch.where(signs == 0, 1.0, torch.inf)
+        top = torch.full_like(theta, torch.inf).masked_fill(signs == 0, 1.0)
         index = torch.arange(len(theta), device=theta.device)
         return cls(index, start, phases, theta.clone(), rate, top, torch.zeros_like(theta), torch.zeros_like(theta))
 

@@ -104,6 +104,7 @@ def verify(
     try:
         return search.run()
     except RobustError as error:
+        search.complete = False  # domains taken from the pool may be lost
         return search.outcome("unknown", error.message)
 
 
@@ -132,6 +133,7 @@ class _Search:
         self.floor = self.stuck = math.inf  # least bound of the domains closed, and of leaves that stayed open
         self.witness: Tensor | None = None
         self.witness_margin = math.inf
+        self.complete = True
 
     def run(self) -> Outcome:
         """A short search, then one with tighter hidden bounds."""
@@ -259,7 +261,7 @@ class _Search:
         )
         if candidate is not None:
             self.judge(candidate)
-        if settled:
+        if settled and bool((domain.signs != 0).all()):
             self.floor = min(self.floor, max(float(domain.proved[0]), 0.0))
         else:
             self.stuck = min(self.stuck, float(domain.proved[0]))
@@ -268,7 +270,7 @@ class _Search:
         """The answer with what is known so far."""
         least = min([self.floor, self.stuck, *(entry[0] for entry in self.pool)])
         known = float(self.margins.min()) if len(self.margins) else math.inf
-        lower = max(least, known) if self.nodes else known
+        lower = max(least, known) if self.nodes and self.complete else known
         return Outcome(
             verdict=verdict,
             margin_lower=lower,

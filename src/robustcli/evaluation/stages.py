@@ -151,8 +151,10 @@ class BranchAndBound:
         fallen = {}
         if outcome.witness is not None and outcome.witness_margin is not None:
             fallen[0] = context.fallen(batch, outcome.witness[0], outcome.witness_margin)
+        # Only its verdict closes a point, never a number alone.
+        lower = outcome.margin_lower if outcome.verdict == "robust" else min(outcome.margin_lower, 0.0)
         return Findings(
-            margins=torch.where(state.open, outcome.margin_lower, state.margins),
+            margins=torch.where(state.open, lower, state.margins),
             proved=frozenset([0] if outcome.verdict == "robust" else []),
             fallen=fallen,
             details={0: outcome.details()},
