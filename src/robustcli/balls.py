@@ -24,7 +24,7 @@ NEWTON_STEPS = 40
 
 def vector_norm(v: Tensor, p: float) -> Tensor:
     """||v||_p over the last dimension (abs().sum() is several times faster on a CPU than vector_norm for p = 1)."""
-    if p == 1 or v.shape[-1] == 0:
+    if p == 1:
         return v.abs().sum(-1)
     if math.isinf(p):
         return v.abs().amax(-1)
@@ -227,6 +227,8 @@ def reach(rows: Tensor, down: Tensor, up: Tensor, eps: Tensor, p: float, boxed: 
     Returns:
         [...].
     """
+    if rows.shape[-1] == 0:
+        return rows.sum(-1)  # no coordinate can move
     if not boxed:
         return eps * vector_norm(rows, dual(p))
     weight, cap = rows.abs(), torch.where(rows > 0, down, up)
