@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from peers import sequential
+from torch import Tensor
 
 from robustcli.allocator import keep_memory
 from robustcli.balls import Ball
@@ -30,7 +31,6 @@ from robustcli.bounds.crown import crown
 from robustcli.bounds.layered import Effort
 from robustcli.bounds.optimiser import Ascent
 from robustcli.evaluation.session import Selection, open_session
-from robustcli.networks.layers import Conv2d, Flatten, Linear, ReLU
 from robustcli.networks.network import Network, margin_rows
 
 Bound = Callable[[Tensor, Tensor], Tensor]
@@ -44,21 +44,7 @@ def peer(network: Network, eps: float, method: str, iterations: int) -> Bound | 
         from auto_LiRPA.perturbations import PerturbationLpNorm
     except ImportError:
         return None
-    layers: list[nn.Module] = []
-    for layer in network.layers:
-        if isinstance(layer, Conv2d):
-            channels = (layer.in_shape[0], layer.out_shape[0])
-            layers.append(nn.Conv2d(*channels, layer.kernel, layer.stride, layer.padding))
-        elif isinstance(layer, Linear):
-            layers.append(nn.Linear(layer.in_shape[0], layer.out_shape[0]))
-        elif isinstance(layer, Flatten):
-            layers.append(nn.Flatten())
-        elif isinstance(layer, ReLU):
-            layers.append(nn.ReLU())
-    model = nn.Sequential(*layers)
-    with torch.no_grad():
-        for theirs, ours in zip(model.parameters(), network.parameters(), strict=True):
-            theirs.copy_(ours)
+    model = sequential(network)
     options = {"optimize_bound_args": {"iteration": iterations}, "verbosity": 0}
     bounded = BoundedModule(model, torch.zeros(1, *network.input_shape), bound_opts=options, device="cpu")
 

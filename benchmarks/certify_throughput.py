@@ -18,13 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from peers import sequential
+from torch import Tensor
 
 from robustcli.allocator import keep_memory
 from robustcli.balls import Ball
 from robustcli.bounds.dual import dual
 from robustcli.evaluation.session import Selection, open_session
-from robustcli.networks.layers import Conv2d, Flatten, Linear, ReLU
 from robustcli.networks.network import Network
 
 Bound = Callable[[Tensor, Tensor], Tensor]
@@ -36,20 +36,7 @@ def peer(network: Network, eps: float) -> Bound | None:
         from convex_adversarial import DualNetwork
     except ImportError:
         return None
-    layers: list[nn.Module] = []
-    for layer in network.layers:
-        if isinstance(layer, Conv2d):
-            channels = (layer.in_shape[0], layer.out_shape[0])
-            layers.append(nn.Conv2d(*channels, layer.kernel, layer.stride, layer.padding))
-        elif isinstance(layer, Linear):
-            layers.append(nn.Linear(layer.in_shape[0], layer.out_shape[0]))
-        elif isinstance(layer, Flatten):
-            layers.append(nn.Flatten())
-        elif isinstance(layer, ReLU):
-            layers.append(nn.ReLU())
-    model = nn.Sequential(*layers).requires_grad_(False)
-    for theirs, ours in zip(model.parameters(), network.parameters(), strict=True):
-        theirs.copy_(ours)
+    model = sequential(network)
 
     def bound(points: Tensor, rows: Tensor) -> Tensor:
         return DualNetwork(model, points, eps, proj=None, norm_type="l1", bounded_input=False)(rows)

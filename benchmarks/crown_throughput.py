@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from peers import sequential
+from torch import Tensor
 
 from robustcli.allocator import keep_memory
 from robustcli.balls import Ball
@@ -34,7 +35,7 @@ from robustcli.bounds.crown import crown, unknown
 from robustcli.bounds.crown_ibp import crown_ibp
 from robustcli.bounds.dual import dual
 from robustcli.evaluation.session import Selection, open_session
-from robustcli.networks.layers import Conv2d, Flatten, Linear
+from robustcli.networks.layers import Conv2d, Linear
 from robustcli.networks.network import Network, margin_rows
 
 BOX = (0.0, 1.0)
@@ -113,18 +114,7 @@ def peer(problem: Problem, batch: int) -> Side | None:
             from auto_LiRPA.perturbations import PerturbationLpNorm
     except ImportError:
         return None
-    layers: list[nn.Module] = []
-    for layer in problem.network.layers:
-        if isinstance(layer, Conv2d):
-            channels = (layer.in_shape[0], layer.out_shape[0])
-            layers.append(nn.Conv2d(*channels, layer.kernel, layer.stride, layer.padding))
-        elif isinstance(layer, Linear):
-            layers.append(nn.Linear(layer.in_shape[0], layer.out_shape[0]))
-        else:
-            layers.append(nn.Flatten() if isinstance(layer, Flatten) else nn.ReLU())
-    model = nn.Sequential(*layers).requires_grad_(False)
-    for theirs, mine in zip(model.parameters(), problem.network.parameters(), strict=True):
-        theirs.copy_(mine)
+    model = sequential(problem.network)
     bounded = BoundedModule(model, problem.points[:batch], device="cpu")
 
     def side(points: Tensor, labels: Tensor) -> tuple[Tensor, float]:

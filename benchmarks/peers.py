@@ -1,0 +1,27 @@
+"""What the peers' programs take: the network as plain torch modules."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from robustcli.networks.layers import Conv2d, Flatten, Linear
+from robustcli.networks.network import Network
+
+
+def sequential(network: Network) -> nn.Sequential:
+    """The network as torch modules with the same weights, without gradients."""
+    layers: list[nn.Module] = []
+    for layer in network.layers:
+        if isinstance(layer, Conv2d):
+            channels = (layer.in_shape[0], layer.out_shape[0])
+            layers.append(nn.Conv2d(*channels, layer.kernel, layer.stride, layer.padding))
+        elif isinstance(layer, Linear):
+            layers.append(nn.Linear(layer.in_shape[0], layer.out_shape[0]))
+        else:
+            layers.append(nn.Flatten() if isinstance(layer, Flatten) else nn.ReLU())
+    model = nn.Sequential(*layers).requires_grad_(False)
+    with torch.no_grad():
+        for theirs, ours in zip(model.parameters(), network.parameters(), strict=True):
+            theirs.copy_(ours)
+    return model
