@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustcli.boxes import Box, clipped, converted, named, within
 from robustcli.errors import UsageError
 from robustcli.norms import dual
 
@@ -46,25 +47,23 @@ class Ball:
         center: the points, [B, *input_shape].
         eps: radii, [B].
         p: exponent >= 1 (`math.inf` for linf).
-        box: (lower, upper) for every input coordinate, or None for no box.
+        box: around all points.
     """
 
     center: Tensor
     eps: Tensor
     p: float
-    box: tuple[float, float] | None = None
+    box: Box = None
 
     @classmethod
-    def around(cls, points: Tensor, eps: float, p: float, box: tuple[float, float] | None) -> Ball:
+    def around(cls, points: Tensor, eps: float, p: float, box: Box) -> Ball:
         """Balls of one radius around points [B, *input_shape].
 
         Raises:
             UsageError: when a point lies outside the box.
         """
-        if box is not None and not ((points >= box[0]) & (points <= box[1])).all():
-            raise UsageError(
-                f"a point lies outside the input box [{box[0]:g}, {box[1]:g}]", "scale the data, or use --no-box"
-            )
+        if box is not None and not within(points, box).all():
+            raise UsageError(f"a point lies outside the input box {named(box)}", "scale the data, or use --no-box")
         return cls(points, torch.full(points.shape[:1], eps, dtype=points.dtype, device=points.device), p, box)
 
     @property
@@ -74,7 +73,7 @@ class Ball:
 
     def to(self, dtype: torch.dtype) -> Ball:
         """The same balls in another precision."""
-        return Ball(self.center.to(dtype), self.eps.to(dtype), self.p, self.box)
+        return Ball(self.center.to(dtype), self.eps.to(dtype), self.p, converted(self.box, dtype))
 
     def take(self, index: Tensor | slice) -> Ball:
         """The balls of some of the points."""
@@ -85,7 +84,8 @@ class Ball:
         eps = self.eps.view(-1, *[1] * (self.center.dim() - 1)).expand_as(self.center)
         if self.box is None:
             return eps, eps
-        return torch.minimum(eps, self.center - self.box[0]), torch.minimum(eps, self.box[1] - self.center)
+        down, up = (side.view(eps.shape) for side in self.box_room())
+        return torch.minimum(eps, down), torch.minimum(eps, up)
 
     def bounding_box(self) -> tuple[Tensor, Tensor]:
         """The smallest axis-parallel box that contains the ball: lower, upper, [B, *input_shape]."""
@@ -138,10 +138,7 @@ class Ball:
     def contains(self, points: Tensor, tolerance: float = 0.0) -> Tensor:
         """Whether each point [B, *input_shape] lies in the ball and in the box, up to `tolerance` -> [B] bool."""
         inside = self.distance(points) <= self.eps + tolerance
-        if self.box is not None:
-            low, high = self.box[0] - tolerance, self.box[1] + tolerance
-            inside = inside & ((points >= low) & (points <= high)).flatten(1).all(1)
-        return inside
+        return inside if self.box is None else inside & within(points, self.box, tolerance)
 
     def project(self, points: Tensor) -> Tensor:
         """The Euclidean projection of points [B, *input_shape] onto ball and box together.
@@ -156,7 +153,7 @@ class Ball:
             moved = torch.minimum(torch.maximum(delta, -torch.minimum(eps, down)), torch.minimum(eps, up))
         else:
             moved = self._project_delta(delta, down, up)
-        return self._inside(self.center.flatten(1) + moved).view(points.shape)
+        return clipped(self.center.flatten(1) + moved, self.box).view(points.shape)
 
     def _project_delta(self, delta: Tensor, down: Tensor, up: Tensor) -> Tensor:
         eps = self.eps.unsqueeze(1)
@@ -192,9 +189,6 @@ class Ball:
             wide = torch.full_like(flat, math.inf)
             return wide, wide
         return flat - self.box[0], self.box[1] - flat
-
-    def _inside(self, flat: Tensor) -> Tensor:
-        return flat if self.box is None else flat.clamp(*self.box)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Random points of the ball, half of them near its surface: [B, count, *input_shape].
@@ -248,6 +242,8 @@ def reach(rows: Tensor, down: Tensor, up: Tensor, eps: Tensor, p: float, boxed: 
 def step(rows: Tensor, down: Tensor, up: Tensor, eps: Tensor, p: float, boxed: bool) -> Tensor:
     """The lengths |delta_i| of a move inside the ball that lowers <row, z> the most; arguments as in `reach`."""
     weight = rows.abs()
+    if rows.shape[-1] == 0:
+        return weight  # no coordinate can move
     if math.isinf(p):
         return torch.where(rows > 0, down, up) * (weight > 0)
     if p == 1:
@@ -258,6 +254,7 @@ def step(rows: Tensor, down: Tensor, up: Tensor, eps: Tensor, p: float, boxed: b
         used = torch.minimum(filled, (eps.unsqueeze(-1) - before).clamp(min=0))
         return torch.zeros_like(weight).scatter(-1, order, used) * (weight > 0)
     if p == 2:
+        eps = eps.clamp(min=torch.finfo(eps.dtype).tiny)  # 0 / 0 is no move of a ball of one point
         cap = torch.where(rows > 0, down, up) if boxed else torch.full_like(weight, math.inf)
         m = _cap_multiplier(weight, cap, eps) if boxed else vector_norm(weight, 2.0) / eps
         length = torch.minimum(weight / m.clamp(min=torch.finfo(m.dtype).tiny).unsqueeze(-1), cap) * (weight > 0)

@@ -12,7 +12,7 @@ from robustcli.attacks.noise import point_seeds
 from robustcli.attacks.pgd import AttackResult, pgd
 from robustcli.attacks.search import checkpoints
 from robustcli.attacks.settings import FGSM, PgdSettings
-from robustcli.attacks.verify import TIE, confirm
+from robustcli.attacks.verify import confirm, misclassified
 from robustcli.attacks.wide import phases
 from robustcli.balls import Ball
 from robustcli.networks.network import Network, margins
@@ -69,7 +69,7 @@ def test_successes_are_witnesses(p: float, boxed: bool, normalise: bool) -> None
     assert bool(ball.contains(result.points).all())
     assert result.points.dtype == result.margins.dtype == torch.float64
     torch.testing.assert_close(margins(network(result.points), y), result.margins, rtol=0, atol=1e-12)
-    assert torch.equal(result.success, result.margins < -TIE)
+    assert torch.equal(result.success, misclassified(network, result.points, y))
 
 
 @pytest.mark.parametrize("p", NORMS)

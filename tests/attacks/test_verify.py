@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from robustcli.attacks.settings import PgdSettings
 from robustcli.attacks.verify import confirm
 from robustcli.balls import Ball
 from robustcli.evaluation.attack import Attacker, Settings
 from robustcli.evaluation.batch import Batch
-from robustcli.networks.network import margins
+from robustcli.networks.layers import Linear
+from robustcli.networks.network import Network, margins
 from robustcli.results.witnesses import Witness, store
 from tests.nets import dense, golden_network
 
@@ -33,6 +36,41 @@ def test_a_tie_is_no_witness() -> None:
     found = confirm(network, Ball.around(x, 0.1, 2.0, None), torch.tensor([0]), x)
     assert float(found.margins[0]) == 0
     assert not bool(found.success[0])
+
+
+def exact_margin(network: Network, x: Tensor, label: int) -> Fraction:
+    """f_y - max f_s of a fully connected network in rational arithmetic."""
+    values = [Fraction(value) for value in x.flatten().tolist()]
+    for layer in network.layers:
+        if isinstance(layer, Linear):
+            rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+            values = [
+                sum((Fraction(w) * v for w, v in zip(row, values, strict=True)), Fraction(bias)) for row, bias in rows
+            ]
+        else:
+            values = [max(value, Fraction(0)) for value in values]
+    return values[label] - max(value for index, value in enumerate(values) if index != label)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_success_is_misclassification_by_the_real_network(scale: float) -> None:
+    """Ties up to rounding, whatever the size of the logits: the float64 margin has the wrong sign at some of them, and
+    none of these is a success. Moved by more than rounding they all are."""
+    tempting = 0
+    for seed in range(60):
+        network = dense([4, 8, 2], seed)
+        network.layers[2].weight.data *= scale
+        x = torch.rand(1, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        network.layers[2].bias.data = network.layers[2].bias * scale
+        logits = network(x)[0]
+        network.layers[2].bias.data[0] -= logits[0] - logits[1]
+        found = confirm(network, Ball.around(x, 0.1, math.inf, None), torch.tensor([0]), x)
+        wrong = exact_margin(network, found.points, 0) < 0
+        tempting += bool(found.margins[0] < 0) and not wrong
+        assert wrong or not bool(found.success[0])
+        network.layers[2].bias.data[0] -= 1e-11 * float(logits.abs().max())
+        assert bool(confirm(network, Ball.around(x, 0.1, math.inf, None), torch.tensor([0]), x).success[0])
+    assert tempting >= 1
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])

@@ -15,11 +15,12 @@ from robustcli.attacks.projection import projector
 from robustcli.attacks.search import Aim, block_rows, padded, search
 from robustcli.attacks.settings import NearestSettings, PgdSettings
 from robustcli.attacks.training import evaluating
-from robustcli.attacks.verify import TIE
+from robustcli.attacks.verify import misclassified
 from robustcli.attacks.wide import wide_search
 from robustcli.balls import Ball, vector_norm
+from robustcli.boxes import Box, clipped, covering_radius
 from robustcli.networks.network import Network, margins
-from robustcli.norms import dual, largest_radius
+from robustcli.norms import dual
 
 SEGMENT_STEPS = 12
 LAST_SEGMENT_STEPS = 40
@@ -30,7 +31,7 @@ def nearest(
     points: Tensor,
     labels: Tensor,
     p: float,
-    box: tuple[float, float] | None,
+    box: Box,
     hints: Tensor | None,
     settings: NearestSettings,
     seeds: Tensor,
@@ -63,7 +64,7 @@ class _Nearest:
         center: Tensor,
         labels: Tensor,
         p: float,
-        box: tuple[float, float] | None,
+        box: Box,
         settings: NearestSettings,
         seeds: Tensor,
     ) -> None:
@@ -71,7 +72,7 @@ class _Nearest:
         self.center, self.labels, self.p, self.box = center, labels, p, box
         self.settings, self.seeds = settings, seeds
         self.pgd = PgdSettings.model_validate({"steps": settings.steps})
-        self.widest = largest_radius(p, center[0].numel(), box) if len(center) else math.inf
+        self.widest = covering_radius(p, center[0].numel(), box) if len(center) else math.inf
         self.best = center.clone()
         wrong = self._wrong(self.exact, center, labels)
         self.distance = torch.where(wrong, 0.0, torch.inf).to(center)
@@ -94,7 +95,7 @@ class _Nearest:
 
     def _wrong(self, network: Network, points: Tensor, labels: Tensor) -> Tensor:
         """Whether the margin is below 0 beyond rounding, [N] bool."""
-        return margins(network(points.to(network.dtype)), labels) < -TIE
+        return misclassified(network, points.to(network.dtype), labels)
 
     def _estimate(self) -> Tensor:
         """1.5 times the distance at which the linearised margin reaches 0, [B]."""
@@ -127,8 +128,7 @@ class _Nearest:
 
     def _pull(self, index: Tensor, found: Tensor, steps: int, network: Network) -> None:
         """Bisect each segment from the original to `found` for the border, and keep what is nearer and confirmed."""
-        if self.box is not None:
-            found = found.clamp(*self.box)
+        found = clipped(found, self.box)
         center, labels = self.center[index], self.labels[index]
         view = (-1, *[1] * (center.dim() - 1))
         low = torch.zeros(len(index), dtype=torch.float64, device=center.device)
@@ -138,9 +138,7 @@ class _Nearest:
             wrong = self._wrong(network, center + middle.view(view) * (found - center), labels)
             low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
         for reach in (torch.ones_like(high), high):
-            point = center + reach.view(view) * (found - center)
-            if self.box is not None:
-                point = point.clamp(*self.box)
+            point = clipped(center + reach.view(view) * (found - center), self.box)
             distance = vector_norm((point - center).flatten(1), self.p)
             better = (distance < self.distance[index]) & self._wrong(self.exact, point, labels)
             self.best[index[better]] = point[better]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,8 @@ def projector(ball: Ball) -> Projection:
         raise UnknownNameError("attack norm", norm_name(ball.p), NORMS)
     move, shape, center = _MOVES[ball.p], ball.center.shape, ball.center.flatten(1)
     eps = ball.eps.unsqueeze(1)
-    room = None if ball.box is None else (center - ball.box[0], ball.box[1] - center)
-    box = ball.box
+    room = None if ball.box is None else ball.box_room()
+    box: Any = ball.box
 
     def project(points: Tensor) -> Tensor:
         delta = points.flatten(1) - center

@@ -9,12 +9,10 @@ from torch import Tensor
 
 from robustcli.balls import Ball
 from robustcli.networks.network import Network, margins
+from robustcli.regions.rounding import margin_errors
 
 SHRINK = 1e-9
 """Relative shrinking of the radius before the last projection, so that no other order of summation finds it outside."""
-
-TIE = 1e-9
-"""Margins closer to 0 than this (in logits) depend on the order of summation: no success, the point stays unknown."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Confirmed:
     points: float64, inside ball and box, [B, *input_shape].
     logits: float64, [B, K].
     margins: float64 f_y - max f_t, [B].
-    success: margin < -TIE and membership recomputed, [B] bool.
+    success: misclassified beyond rounding, and membership recomputed, [B] bool.
     """
 
     points: Tensor
@@ -47,5 +45,25 @@ def confirm(exact: Network, ball: Ball, labels: Tensor, candidates: Tensor) -> C
     points = candidates.to(torch.float64)
     points = torch.where(tight.contains(points).view(-1, *[1] * (points.dim() - 1)), points, tight.project(points))
     logits = exact(points)
-    found = margins(logits, labels)
-    return Confirmed(points, logits, found, (found < -TIE) & ball.contains(points))
+    wrong = _beyond_rounding(exact, points, labels, logits)
+    return Confirmed(points, logits, margins(logits, labels), wrong & ball.contains(points))
+
+
+@torch.no_grad()
+def misclassified(network: Network, points: Tensor, labels: Tensor) -> Tensor:
+    """Whether the real-valued network misclassifies points [B, *input_shape] in its precision, [B] bool.
+
+    A margin closer to 0 than its rounding error depends on the order of summation: that is a tie, and no success.
+    """
+    return _beyond_rounding(network, points, labels, network(points))
+
+
+def _beyond_rounding(network: Network, points: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+    wrong = margins(logits, labels) < 0
+    rows = wrong.nonzero().squeeze(1)  # most candidates are no counterexamples: the others alone cost more
+    if len(rows):
+        logits, labels = logits[rows], labels[rows]
+        others = torch.arange(logits.shape[1], device=labels.device) != labels.unsqueeze(1)
+        differences = logits.gather(1, labels.unsqueeze(1)) - logits[others].view(len(rows), -1)
+        wrong[rows] = (differences < -margin_errors(network, points[rows], labels)).any(1)
+    return wrong

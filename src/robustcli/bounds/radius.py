@@ -18,11 +18,10 @@ from torch import Tensor
 from robustcli.balls import Ball
 from robustcli.bounds.dual import dual
 from robustcli.bounds.types import MarginBounds
+from robustcli.boxes import Box, covering_radius
 from robustcli.networks.network import Network, margin_rows
-from robustcli.norms import largest_radius
 
 Bound = Callable[[Network, Ball, Tensor], MarginBounds]
-Box = tuple[float, float] | None
 
 PRECISION = 1e-4  # relative width of the bracket at the end
 COARSE = 1e-3  # the same where an evaluation is dear: l1 and l2 balls in the box
@@ -48,7 +47,7 @@ def largest_certified(
     if p not in (1, 2) and not math.isinf(p):
         box = None
     rows, _ = margin_rows(labels, network.classes, points.dtype)
-    whole = largest_radius(p, points[0].numel(), box) * (1 + 1e-12) if len(points) else math.inf
+    whole = covering_radius(p, points[0].numel(), box) * (1 + 1e-12) if len(points) else math.inf
 
     def worst(eps: Tensor, index: Tensor) -> Tensor:
         found = bound(network, Ball(points[index], eps, p, box), rows[index]).margins.amin(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import torch
 from pydantic import Field
@@ -16,7 +15,7 @@ from robustcli.evaluation.batch import Batch
 from robustcli.networks.network import Network
 from robustcli.recipes.fields import Strict
 from robustcli.results.schema import PointRecord
-from robustcli.results.witnesses import Witness, all_witnesses
+from robustcli.results.witnesses import Place, Witness, all_witnesses
 
 
 class Settings(Strict):
@@ -32,15 +31,15 @@ class Attacker:
     Args:
         network: as stored; the search runs in its precision, every verdict rests on its float64 copy.
         settings: of the search.
-        folder: where witnesses are kept and looked up, or None for neither.
+        witnesses: where they are kept and looked up, or None for neither.
     """
 
-    def __init__(self, network: Network, settings: Settings, folder: Path | None = None) -> None:
+    def __init__(self, network: Network, settings: Settings, witnesses: Place | None = None) -> None:
         self.network, self.exact = network, network.double()
-        self.settings, self.folder = settings, folder
+        self.settings, self.witnesses = settings, witnesses
         self.model = network.weights_hash()
         self.known: dict[int, list[Witness]] = {}
-        for item in all_witnesses(folder) if folder is not None else ():
+        for item in all_witnesses(witnesses) if witnesses is not None else ():
             if item.model == self.model:
                 self.known.setdefault(item.index, []).append(item)
         # One full block of rows in the first round; on a GPU many.
@@ -74,12 +73,12 @@ class Attacker:
             return None
         best = int(torch.where(judged.success, judged.margins, torch.inf).argmin())
         margin = float(judged.margins[best])
-        return margin, batch.keep(self.folder, row, judged.points[best], margin, self.model)
+        return margin, batch.keep(self.witnesses, row, judged.points[best], margin, self.model)
 
     def _searched(self, batch: Batch, row: int, found: AttackResult, position: int, seconds: float) -> PointRecord:
         margin = float(found.margins[position])
         if bool(found.success[position]):
-            name = batch.keep(self.folder, row, found.points[position], margin, self.model)
+            name = batch.keep(self.witnesses, row, found.points[position], margin, self.model)
             return self._record(batch, row, "pgd", margin, name, seconds)
         return PointRecord(
             index=int(batch.indices[row]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from robustcli.balls import Ball, vector_norm
 from robustcli.norms import norm_name
 from robustcli.results.schema import PointRecord
-from robustcli.results.witnesses import Witness, store
+from robustcli.results.witnesses import Place, Witness, store
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,16 @@ class Batch:
             self.ball.take(index),
         )
 
-    def keep(self, folder: Path | None, row: int, x: Tensor, margin: float, model: str) -> str | None:
-        """Store a misclassified input of one of the balls; its file name.
+    def keep(self, place: Place | None, row: int, x: Tensor, margin: float, model: str) -> str | None:
+        """Store a misclassified input of one of the balls; its name.
 
         Args:
-            folder: where witnesses are kept; None keeps nothing.
+            place: where witnesses are kept; None keeps nothing.
             x: the input, [*input_shape] float64.
             margin: f_y - max f_t at x.
             model: hash of the network as stored.
         """
-        if folder is None:
+        if place is None:
             return None
         point = self.points[row]
         witness = Witness(
@@ -71,7 +70,7 @@ class Batch:
             distance=float(vector_norm((x - point).flatten(), self.ball.p)),
             model=model,
         )
-        return store(folder, witness)
+        return store(place, witness)
 
 
 class Evaluator(Protocol):

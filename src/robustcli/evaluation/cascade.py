@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +28,7 @@ from robustcli.evaluation.batch import Batch
 from robustcli.networks.network import Network, margin_rows
 from robustcli.recipes.fields import NonNegative, Strict
 from robustcli.results.schema import PointRecord, Verdict
+from robustcli.results.witnesses import Place
 
 LIGHT = PgdSettings(steps=20, restarts=1, targets=9)
 """An attack that finds most witnesses, an order of magnitude cheaper than `robust attack`."""
@@ -53,13 +53,13 @@ class Context:
         network: as stored; searches run in its precision.
         exact: its float64 copy, which all proofs are about.
         budget: how hard to try.
-        witnesses: folder for misclassified inputs, or None to keep none.
+        witnesses: where misclassified inputs are kept, or None to keep none.
     """
 
     network: Network
     exact: Network
     budget: Budget
-    witnesses: Path | None
+    witnesses: Place | None
 
     @cached_property
     def model(self) -> str:
@@ -68,7 +68,7 @@ class Context:
 
     @cached_property
     def attacker(self) -> attack.Attacker:
-        """Replays the witnesses of the folder, then searches."""
+        """Replays the witnesses kept, then searches."""
         settings = attack.Settings(pgd=self.budget.attack, seed=self.budget.seed)
         return attack.Attacker(self.network, settings, self.witnesses)
 

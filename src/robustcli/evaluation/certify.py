@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -16,6 +15,7 @@ from robustcli.bounds.crown import crown
 from robustcli.bounds.crown_ibp import crown_ibp
 from robustcli.bounds.dual import dual
 from robustcli.bounds.interval import interval
+from robustcli.bounds.precision import in_single
 from robustcli.bounds.types import MarginBounds
 from robustcli.bounds.zonotope import zonotope
 from robustcli.errors import UnknownNameError, UsageError
@@ -26,12 +26,13 @@ from robustcli.evaluation.stages import Attack, Bound, BranchAndBound, LinearPro
 from robustcli.networks.network import Network
 from robustcli.norms import norm_name
 from robustcli.results.schema import PointRecord
+from robustcli.results.witnesses import Place
 
 BOUNDS: dict[str, Callable[..., MarginBounds]] = {
     "interval": interval,
     "crown-ibp": crown_ibp,
-    "dual": dual,
-    "crown": crown,
+    "dual": in_single(dual),
+    "crown": in_single(crown),
     "zonotope": zonotope,
     "alpha": alpha,
     "ball-offset": ball_offset,
@@ -151,10 +152,10 @@ class Certifier:
     Args:
         network: as stored; attacks search in its precision, everything that counts is float64.
         settings: which stages, and how hard they try.
-        witnesses: folder for misclassified inputs, or None to keep none.
+        witnesses: where misclassified inputs are kept, or None to keep none.
     """
 
-    def __init__(self, network: Network, settings: Settings, witnesses: Path | None = None) -> None:
+    def __init__(self, network: Network, settings: Settings, witnesses: Place | None = None) -> None:
         self.network, self.settings = network, settings
         self.context = Context(network, network.double(), settings, witnesses)
         self.cascade = Cascade(settings.chosen, self.context)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field, field_validator
 
 from robustcli.attacks.settings import NearestSettings
+from robustcli.boxes import Box
 from robustcli.errors import ContradictionError, UnknownNameError, UsageError
 from robustcli.evaluation import distance_upper
 from robustcli.evaluation.batch import Batch
@@ -28,7 +28,7 @@ from robustcli.regions.pieces import COPIES
 from robustcli.regions.row_norms import MEMORY
 from robustcli.results.distances import meet
 from robustcli.results.schema import PointRecord
-from robustcli.results.witnesses import Witness, store
+from robustcli.results.witnesses import Place, Witness, store
 
 
 class Settings(Strict):
@@ -65,14 +65,14 @@ class DistanceBounder:
     Args:
         network: as stored; the attack searches in its precision.
         settings: which methods, and their effort.
-        witnesses: folder for the nearest misclassified points, or None to keep none.
+        witnesses: where the nearest misclassified points are kept, or None to keep none.
     Raises:
         UsageError: when the memory does not hold one point's decision rows.
     """
 
     batch_size = 32
 
-    def __init__(self, network: Network, settings: Settings, witnesses: Path | None = None) -> None:
+    def __init__(self, network: Network, settings: Settings, witnesses: Place | None = None) -> None:
         self.network, self.exact, self.model = network, network.double(), network.weights_hash()
         self.settings, self.witnesses = settings, witnesses
         needed = least_memory(network)
@@ -143,7 +143,7 @@ class DistanceBounder:
         )
 
 
-def check(settings: Settings, p: float, box: tuple[float, float] | None) -> None:
+def check(settings: Settings, p: float, box: Box) -> None:
     """Refuse questions that nothing chosen can answer, before anything is computed.
 
     Raises:

@@ -14,17 +14,19 @@ from torch import Tensor
 from robustcli.attacks.nearest import nearest
 from robustcli.attacks.noise import point_seeds
 from robustcli.attacks.settings import NearestSettings
-from robustcli.attacks.verify import TIE
+from robustcli.attacks.verify import misclassified
 from robustcli.balls import vector_norm
+from robustcli.boxes import clipped
 from robustcli.evaluation.distance_methods import Work
-from robustcli.networks.network import Network, margins
+from robustcli.networks.network import Network
 from robustcli.regions.affine import decision_rows
 from robustcli.regions.box import box_projection, projection
 from robustcli.regions.incumbents import Incumbent
 from robustcli.regions.polish import polish
 
-BEHIND = (2e-9, 1e-7, 1e-5, 1e-3)
-"""How far behind a decision hyperplane, in logits, its projections are tried (the first beyond `verify.TIE`)."""
+BEHIND = (1e-10, 1e-8, 1e-6, 1e-4)
+"""How far behind a decision hyperplane its projections are tried, relative to the largest logit: the first is beyond
+the rounding of most networks."""
 
 
 def start(work: Work) -> None:
@@ -79,17 +81,16 @@ def behind_hyperplanes(work: Work) -> tuple[Tensor, Tensor]:
     rows, values = decision_rows(work.region, labels).flatten(2), work.region.margins(labels)
     x = points.flatten(1)
     best, distance = x.clone(), torch.full_like(values[:, 0], math.inf)
-    for behind in BEHIND:
+    largest = work.region.values[-1].abs().amax(1, keepdim=True)
+    for behind in (share * largest for share in BEHIND):
         if box is None:
             moves = projection(rows, values + behind, p)
         else:
             moves = box_projection(rows, values + behind, x.unsqueeze(1), box, p)
         for moved in moves.unbind(1):
-            candidate = torch.where(moved.isfinite(), x + moved, x)
-            if box is not None:
-                candidate = candidate.clamp(*box)
+            candidate = clipped(torch.where(moved.isfinite(), x + moved, x), box)
             reached = vector_norm(candidate - x, p)
-            wrong = margins(work.network(candidate.view_as(points)), labels) < -TIE
+            wrong = misclassified(work.network, candidate.view_as(points), labels)
             better = wrong & (reached < distance)
             best[better], distance[better] = candidate[better], reached[better]
     return best.view_as(points), distance

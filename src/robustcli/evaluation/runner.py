@@ -1,7 +1,6 @@
 """The loop of every evaluation command: pending points in batches, each record on disk as soon as it is decided.
 
-The clean check happens here, once for all commands: by the float64 margin a point is misclassified (< 0), a tie (= 0,
-never a verdict), or handed to the command's evaluator. A rerun answers only what is not answered yet.
+A rerun answers only what is not answered yet.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import torch
 
 from robustcli.balls import Ball
 from robustcli.errors import IncompleteError, Interrupted
-from robustcli.evaluation.batch import Batch, Evaluator
+from robustcli.evaluation.batch import Evaluator
+from robustcli.evaluation.clean import judged
 from robustcli.evaluation.session import Session
-from robustcli.networks.network import margins
 from robustcli.norms import any_exponent
 from robustcli.results import provenance
 from robustcli.results.schema import PointRecord, Provenance, Question, ResultDocument
@@ -152,44 +151,13 @@ class _Answers:
 def _answer_batch(
     session: Session, question: Question, evaluator: Evaluator, indices: list[int]
 ) -> Iterator[PointRecord]:
-    begin = time.monotonic()
     chosen = torch.tensor(indices)
     points = session.data.points(chosen, dtype=torch.float64, device=session.device)
     labels = session.data.labels_tensor(chosen, device=session.device)
-    with torch.no_grad():
-        logits = session.exact(points)
-    clean, predicted = margins(logits, labels), logits.argmax(1)
-    seconds = (time.monotonic() - begin) / len(indices)
-    right = (clean > 0).nonzero().flatten()
-    if len(right):
-        p, box = any_exponent(question.norm), (session.box() if question.boxed else None)
-        yield from evaluator(
-            Batch(
-                indices=chosen.to(session.device)[right],
-                points=points[right],
-                labels=labels[right],
-                predicted=predicted[right],
-                clean_margins=clean[right],
-                ball=Ball.around(points[right], question.eps or 0.0, p, box),
-            )
-        )
-    distance = question.eps is None
-    for row in (~(clean > 0)).nonzero().flatten().tolist():
-        wrong = bool(clean[row] < 0)
-        reason = "the clean margin is not a number" if clean[row].isnan() else "tie: the clean margin is exactly 0"
-        yield PointRecord(
-            index=indices[row],
-            label=int(labels[row]),
-            predicted=int(predicted[row]),
-            verdict=None if distance else ("misclassified" if wrong else "unknown"),
-            method="clean",
-            margin_upper=None if clean[row].isnan() else float(clean[row]),
-            distance_lower=0.0 if distance else None,
-            distance_upper=0.0 if distance and not clean[row].isnan() else None,
-            exact=not clean[row].isnan() if distance else None,
-            reason=None if wrong else reason,
-            seconds=seconds,
-        )
+    box = session.box() if question.boxed else None
+    ball = Ball.around(points, question.eps or 0.0, any_exponent(question.norm), box)
+    chosen, verdicts = chosen.to(session.device), question.eps is not None
+    return judged(session.exact, evaluator, chosen, labels, ball, verdicts=verdicts)
 
 
 def _counts(records: Iterable[PointRecord]) -> dict[str, int]:

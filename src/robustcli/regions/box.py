@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from robustcli.balls import vector_norm
+from robustcli.boxes import Ends
 from robustcli.errors import UsageError
 
 SMALLEST = 1e-300  # keeps a^(1/(p-1)) from vanishing
@@ -27,14 +28,14 @@ NEAREST_TO_ONE = 1.1  # below, a^(1/(p-1)) leaves the range of float64 for weigh
 
 
 @torch.no_grad()
-def box_projection(rows: Tensor, values: Tensor, points: Tensor, box: tuple[float, float], p: float) -> Tensor:
+def box_projection(rows: Tensor, values: Tensor, points: Tensor, box: Ends, p: float) -> Tensor:
     """The moves delta to the nearest points of hyperplanes inside the box, in float64.
 
     Args:
         rows: w, [..., d].
         values: <w, x> + b at the point, [...].
         points: x inside the box, [..., d], broadcastable to rows.
-        box: (lower, upper) of every coordinate.
+        box: around the points.
         p: exponent of the norm, 1 or at least 1.1.
     Returns:
         delta, [..., d]; all inf where the hyperplane misses the box.
@@ -63,7 +64,7 @@ def check_exponent(p: float) -> None:
         )
 
 
-def box_distance(rows: Tensor, values: Tensor, points: Tensor, box: tuple[float, float], p: float) -> Tensor:
+def box_distance(rows: Tensor, values: Tensor, points: Tensor, box: Ends, p: float) -> Tensor:
     """||delta||_p of `box_projection`: [...], inf where the hyperplane misses the box, 0 where it contains x."""
     return vector_norm(box_projection(rows, values, points, box, p), p)
 

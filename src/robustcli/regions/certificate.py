@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcli.boxes import Ends, longest_side
 from robustcli.norms import dual
 from robustcli.regions.affine import Region, decision_rows, unit_rows
 from robustcli.regions.box import box_distance
@@ -105,7 +106,7 @@ class Certificate:
         return torch.where(zero, math.inf, numerator / torch.where(zero, 1.0, largest))
 
     @torch.no_grad()
-    def boxed(self, p: float, box: tuple[float, float], unboxed: Tensor) -> RegionBound:
+    def boxed(self, p: float, box: Ends, unboxed: Tensor) -> RegionBound:
         """The bound inside the box.
 
         Args:
@@ -120,18 +121,18 @@ class Certificate:
         far = least(box_distance(rows, (margins + slack) * (1 + self.relative), x, box, p)) * (1 + self.relative)
         return RegionBound.of(self._nearest_boxed_unit(p, box, unboxed, far), near, far)
 
-    def _slack(self, value_errors: Tensor, row_errors: Tensor, box: tuple[float, float]) -> Tensor:
+    def _slack(self, value_errors: Tensor, row_errors: Tensor, box: Ends) -> Tensor:
         """How far rounding moves <w, z> + b anywhere in the box: the row's error meets moves up to the box's width."""
-        return value_errors + row_errors * (box[1] - box[0])
+        return value_errors + row_errors * longest_side(box)
 
     def _boxed_at_least(
-        self, rows: Tensor, values: Tensor, slack: Tensor, points: Tensor, p: float, box: tuple[float, float]
+        self, rows: Tensor, values: Tensor, slack: Tensor, points: Tensor, p: float, box: Ends
     ) -> Tensor:
         """Boxed distances rounded down."""
         target = (values.abs() - slack).clamp(min=0) * (1 - self.relative)
         return box_distance(rows, target, points.flatten(1).unsqueeze(1), box, p) * (1 - self.relative)
 
-    def _nearest_boxed_unit(self, p: float, box: tuple[float, float], unboxed: Tensor, enough: Tensor) -> Tensor:
+    def _nearest_boxed_unit(self, p: float, box: Ends, unboxed: Tensor, enough: Tensor) -> Tensor:
         """A lower bound on the least boxed distance of all units: it, or something >= `enough`, [B].
 
         Units are looked at in the order of their distance without box, which the box can only increase; a point is

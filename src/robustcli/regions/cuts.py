@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from robustcli.balls import vector_norm
+from robustcli.boxes import Box, converted, longest_side
 from robustcli.norms import dual
-from robustcli.regions.halfspaces import Array, Box, halfspace_distance
+from robustcli.regions.halfspaces import Array, halfspace_distance
 from robustcli.regions.pieces import Piece
 from robustcli.regions.programs import program
 from robustcli.regions.rounding import gamma
@@ -73,9 +74,9 @@ class _Cutting:
     """The rows in use: `units`, preceded by the decision's where there is one."""
 
     def __init__(self, piece: Piece, p: float, box: Box, enough: float) -> None:
-        self.piece, self.p, self.box, self.enough = piece, p, box, enough
+        self.piece, self.p, self.box, self.enough = piece, p, converted(box, "cpu"), enough
         self.point: Array = piece.point.flatten().numpy(force=True)
-        self.program = program(p, self.point, box)
+        self.program = program(p, self.point, self.box)
         d = len(self.point)
         self.units: list[int] = []
         self.rows, self.limits, self.scales = np.empty((0, d)), np.empty(0), np.empty(0)
@@ -154,7 +155,7 @@ class _Cutting:
         slack = float(multipliers @ (self.value_errors + sums * np.abs(self.limits)))
         row_slack = float(multipliers @ self.row_errors) + sums * float((multipliers @ np.abs(self.rows)).sum())
         if self.box is not None:
-            slack += row_slack * (self.box[1] - self.box[0])
+            slack += row_slack * longest_side(self.box)
             below = (limit + slack) * (1 - relative)
             return (1 - relative) * halfspace_distance(w, below, self.point, self.box, self.p)
         below = -(limit + slack) * (1 - relative)

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from robustcli.balls import vector_norm
+from robustcli.boxes import Box
 from robustcli.norms import dual
 from robustcli.regions.box import box_distance
 
 Array = NDArray[np.float64]
-Box = tuple[float, float] | None
 
 TOLERANCE = 1e-10  # of solvers
 FAR = 1e9  # a nearest point this far away is none
@@ -46,7 +46,8 @@ class Rows:
         self.point, self.box = point, box
         self.low, self.high = np.full(len(point), -math.inf), np.full(len(point), math.inf)
         if box is not None:
-            self.low, self.high = np.minimum(box[0] - point, 0.0), np.maximum(box[1] - point, 0.0)
+            low, high = (np.asarray(end, dtype=np.float64) for end in box)
+            self.low, self.high = np.minimum(low - point, 0.0), np.maximum(high - point, 0.0)
         self.rows = np.empty((0, len(point)))
         self.limits = np.empty(0)
 

@@ -14,19 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcli.attacks.verify import TIE
+from robustcli.attacks.verify import misclassified
 from robustcli.balls import vector_norm
-from robustcli.networks.network import Network, margins
+from robustcli.boxes import Box, clipped
+from robustcli.networks.network import Network
 from robustcli.regions.cuts import nearest
 from robustcli.regions.pieces import Piece
 
 Array = NDArray[np.float64]
-Box = tuple[float, float] | None
 
 BEYOND = (0.0, 1e-9, 1e-8, 1e-7, 1e-6)
 """How much farther than a tie, relatively, candidates are tried: a tie itself is no success."""
-BEHIND = (3e-9, 1e-7, 1e-5)
-"""How far behind the decision hyperplane, in logits, the nearest point of a piece is asked for."""
+BEHIND = (1e-9, 1e-7, 1e-5)
+"""How far behind the decision hyperplane the nearest point of a piece is asked for, relative to the largest logit."""
 
 
 @dataclass
@@ -58,12 +58,11 @@ class Incumbent:
         """Take the nearest misclassified point just beyond x + move [d], if it is nearer than the one known."""
         stretch = 1 + torch.tensor(BEYOND, dtype=torch.float64, device=self.center.device).unsqueeze(1)
         x = self.center.flatten(1)
-        candidates = x + stretch * torch.from_numpy(move).to(x)
-        if self.box is not None:
-            candidates = candidates.clamp(*self.box)
+        candidates = clipped(x + stretch * torch.from_numpy(move).to(x), self.box)
         distances = vector_norm(candidates - x, self.p)
-        found = margins(self.network(candidates.view(-1, *self.center.shape[1:])), self.label.expand(len(candidates)))
-        good = (found < -TIE) & (distances < self.distance)
+        points = candidates.view(-1, *self.center.shape[1:])
+        wrong = misclassified(self.network, points, self.label.expand(len(points)))
+        good = wrong & (distances < self.distance)
         if not bool(good.any()):
             return False
         best = int(torch.where(good, distances, math.inf).argmin())
@@ -74,8 +73,9 @@ class Incumbent:
     def offer_behind(self, piece: Piece, target: int, source: str, start: Sequence[int] = ()) -> bool:
         """Offer the nearest point of a piece where the target wins by a little more than rounding: the nearest tie
         itself may lie on a face beyond which the class wins again."""
+        largest = float(piece.region.values[-1].abs().max())
         for behind in BEHIND:
-            found = nearest(piece, self.p, self.box, target, self.distance, start, behind)
+            found = nearest(piece, self.p, self.box, target, self.distance, start, behind * largest)
             if found.move is None:
                 return False
             if self.offer(found.move, source):

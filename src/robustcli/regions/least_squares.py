@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 
-from robustcli.regions.halfspaces import FAR, TOLERANCE, Array, Box, Rows
+from robustcli.boxes import Box
+from robustcli.regions.halfspaces import FAR, TOLERANCE, Array, Rows
 
 NEWTON_STEPS = 60
 DAMPING = (1e-12, 1e-8, 1e-5, 1e-3, 1e-1, 1e1)  # the first keeps the matrix regular when rows depend on each other
 LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.01)
+SMALLEST = np.finfo(np.float64).tiny
 
 
 class LeastSquares(Rows):
@@ -84,7 +86,7 @@ def _nonnegative(matrix: Array, target: Array, start: Array) -> Array:
             if not falling.any():
                 x = best
                 break
-            share = (x[falling] / (x[falling] - best[falling])).min()
+            share = (x[falling] / np.maximum(x[falling] - best[falling], SMALLEST)).min()  # 0 / 0: leave it
             x = np.where(chosen, x + share * (best - x), 0.0)
             chosen &= x > 1e-14 * max(1.0, float(x.max()))
             x[~chosen] = 0.0

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from robustcli.regions.halfspaces import FAR, TOLERANCE, Array, Box, Rows, halfspace_distance
+from robustcli.boxes import Box
+from robustcli.regions.halfspaces import FAR, TOLERANCE, Array, Rows, halfspace_distance
 
 RADII = 40  # radii that the linf program tries in one call
 

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustcli.balls import vector_norm
+from robustcli.boxes import Box, converted, longest_side
 from robustcli.norms import dual
 from robustcli.regions.box import box_distance
 from robustcli.regions.cuts import nearest
@@ -30,7 +31,6 @@ from robustcli.regions.incumbents import Incumbent
 from robustcli.regions.pieces import Piece
 
 Array = NDArray[np.float64]
-Box = tuple[float, float] | None
 
 REFINED = 16  # keys brought into the box at once
 SKIPPED = 20  # pieces that may turn out to be out of reach, for each one of the budget
@@ -84,7 +84,7 @@ class _Search:
         box: Box,
         known: Incumbent,
     ) -> None:
-        self.doubtful, self.p, self.box, self.known = doubtful, p, box, known
+        self.doubtful, self.p, self.box, self.known = doubtful, p, converted(box, "cpu"), known
         self.ties = math.inf
         self.heap: list[tuple[float, int, Piece, int, bool]] = []
         self.seen = {first.flips}
@@ -161,7 +161,7 @@ class _Search:
     def _boxed(self, piece: Piece, rows: torch.Tensor, values: Array, value_errors: Array, row_errors: Array) -> Array:
         """Distances inside the box, rounded down, to where <row, delta> = -value; 0 for values <= 0."""
         assert self.box is not None
-        slack = value_errors + row_errors * (self.box[1] - self.box[0])
+        slack = value_errors + row_errors * longest_side(self.box)
         ahead = torch.from_numpy(np.maximum(values - slack, 0.0) * (1 - piece.relative))
         x = piece.point.flatten().cpu().unsqueeze(0)
         found: Array = (box_distance(rows, ahead, x, self.box, self.p) * (1 - piece.relative)).numpy()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from robustcli.regions.halfspaces import Array, Box
+from robustcli.boxes import Box
+from robustcli.regions.halfspaces import Array
 from robustcli.regions.least_squares import LeastSquares
 from robustcli.regions.linear_programs import LeastMaximum, LeastSum
 

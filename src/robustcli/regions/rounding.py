@@ -45,15 +45,21 @@ def gamma(roundings: int, dtype: torch.dtype) -> float:
 @torch.no_grad()
 def region_errors(region: Region, points: Tensor, labels: Tensor) -> Errors:
     """Errors of `region` = Region.of(network, points), margins for these labels."""
-    network, dtype = region.network, region.values[0].dtype
+    network = region.network
     rows_up = row_errors(network, region.masks, points)
     values_up = _value_errors(network, points)
     return Errors(
         values=_hidden(values_up, points),
-        margins=_pairs(values_up[-1] + gamma(SPARE, dtype) * region.values[-1].abs(), labels),
+        margins=_pairs(_differences(values_up[-1], region.values[-1]), labels),
         rows=_hidden(rows_up, points),
         decisions=_pairs(rows_up[-1], labels),
     )
+
+
+@torch.no_grad()
+def margin_errors(network: Network, points: Tensor, labels: Tensor) -> Tensor:
+    """Errors of f_y - f_s, s != y ascending, in a forward pass at points [B, *input_shape], [B, K-1]."""
+    return _pairs(_differences(_value_errors(network, points)[-1], network(points)), labels)
 
 
 def row_errors(network: Network, masks: Sequence[Tensor], like: Tensor) -> list[Tensor]:
@@ -104,6 +110,11 @@ def _value_errors(network: Network, points: Tensor) -> list[Tensor]:
             x = layer(x)
         errors.append(error)
     return errors
+
+
+def _differences(errors: Tensor, logits: Tensor) -> Tensor:
+    """Errors of the logits that cover those of their differences too."""
+    return errors + gamma(SPARE, logits.dtype) * logits.abs()
 
 
 def _hidden(errors: list[Tensor], points: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from robustcli.files import write_bytes
 
 @dataclass(frozen=True)
 class Witness:
-    """A misclassified input near a test point."""
+    """A misclassified input near a test point, as numpy arrays."""
 
     point: np.ndarray
     witness: np.ndarray
@@ -43,13 +43,19 @@ class Witness:
         return digest.hexdigest()[:20] + ".npz"
 
 
-def store(folder: Path, witness: Witness) -> str:
-    """Write a witness, unless the same one is there already; its file name.
+Place = Path | dict[str, Witness]
+"""Where witnesses are kept: a folder, or memory, by name."""
+
+
+def store(place: Place, witness: Witness) -> str:
+    """Keep a witness, unless the same one is there already; its name.
 
     Raises:
         UsageError: when the folder cannot be written.
     """
-    path = folder / witness.name
+    if isinstance(place, dict):
+        return place.setdefault(witness.name, witness).name
+    path = place / witness.name
     if not path.is_file():
         buffer = io.BytesIO()
         np.savez_compressed(
@@ -92,7 +98,9 @@ def load(path: Path) -> Witness:
         ) from error
 
 
-def all_witnesses(folder: Path) -> Iterator[Witness]:
-    """Every witness of a run, by file name."""
-    for path in sorted(folder.glob("*.npz")):
-        yield load(path)
+def all_witnesses(place: Place) -> Iterator[Witness]:
+    """Every witness of a run, by name."""
+    if isinstance(place, dict):
+        yield from (place[name] for name in sorted(place))
+    else:
+        yield from map(load, sorted(place.glob("*.npz")))
