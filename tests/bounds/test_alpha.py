@@ -22,7 +22,7 @@ from robustcli.bounds.relaxation import adaptive
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Network, margin_rows
 from robustcli.networks.rows import Rows
-from tests.bounds.test_dual import BALLS, BOXES, nets, points
+from tests.bounds.cases import BALLS, BOXES, nets, points
 from tests.nets import convolutional, dense, golden_network
 from tests.oracle import Box, minimal_margin, weights
 

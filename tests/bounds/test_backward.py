@@ -17,7 +17,7 @@ from robustcli.bounds.relaxation import Lines, Rule, adaptive, lines, parallel
 from robustcli.bounds.types import Bounds
 from robustcli.networks.network import Network, margin_rows
 from robustcli.networks.rows import Rows
-from tests.bounds.test_dual import BALLS, BOXES, nets, points
+from tests.bounds.cases import BALLS, BOXES, nets, points
 from tests.bounds.test_rounding_extremes import NETWORKS, maps, single
 from tests.nets import STACKS, dense, randomised
 

@@ -23,7 +23,7 @@ from robustcli.errors import UsageError
 from robustcli.networks.layers import AvgPool2d, Conv2d, Linear
 from robustcli.networks.network import Block, Network, margin_rows
 from robustcli.networks.rows import Rows
-from tests.bounds.test_dual import BOXES, nets, points
+from tests.bounds.cases import BOXES, nets, points
 from tests.nets import dense, golden_network
 from tests.oracle import minimal_margin
 

@@ -1,22 +1,21 @@
-"""The KW dual: golden numbers, soundness by sampling, equality with a dense reference, order relations."""
+"""The KW dual: golden numbers, soundness by sampling, equality with a dense reference, what the box is worth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from robustcli.balls import Ball, vector_norm
-from robustcli.bounds import dual as dual_module
+from robustcli.balls import Ball
 from robustcli.bounds.dual import dual, parallelogram
-from robustcli.bounds.interval import first_layer, interval, widen
+from robustcli.bounds.interval import interval
 from robustcli.bounds.types import Bounds
-from robustcli.networks.network import Block, Network, margin_rows
-from robustcli.norms import dual as dual_exponent
-from tests.nets import convolutional, dense, golden_network, randomised
+from robustcli.networks.network import margin_rows
+from tests.bounds.cases import BALLS, BOXES, nets, points
+from tests.bounds.references import dense_dual
+from tests.nets import convolutional, dense, golden_network
 
 GOLDEN = [
     (math.inf, 0.1, [-0.284459, 1.135379], 0.974689),
@@ -24,9 +23,6 @@ GOLDEN = [
     (1.0, 0.15, [-0.369571, 0.893518], 1.049537),
     (math.inf, 0.2, [-1.103451, 0.207558], None),
 ]
-
-BALLS = [(math.inf, 0.05), (2.0, 0.25), (1.0, 0.4)]
-BOXES = [None, (0.0, 1.0)]
 
 
 @pytest.mark.parametrize(("p", "eps", "margins", "loss"), GOLDEN)
@@ -62,52 +58,6 @@ def test_golden_box() -> None:
     assert boxed.tolist() == pytest.approx([3.13, 0.9325], abs=1e-6)
 
 
-def nets() -> list[Network]:
-    padded = {
-        "input_shape": [1, 9, 9],
-        "layers": [
-            {"type": "conv2d", "in": 1, "out": 3, "kernel": 5, "stride": 2, "padding": 2},
-            {"type": "relu"},
-            {"type": "conv2d", "in": 3, "out": 4, "kernel": 3, "stride": 1, "padding": 1},
-            {"type": "batchnorm"},
-            {"type": "relu"},
-            {"type": "avgpool2d", "kernel": 2, "stride": 1},
-            {"type": "conv2d", "in": 4, "out": 3, "kernel": 4, "stride": 2, "padding": 0},
-            {"type": "relu"},
-            {"type": "flatten"},
-            {"type": "linear", "in": 3, "out": 3},
-        ],
-    }
-    stacked = {  # several convolutions and no ReLU between them: what hangs over the padding must not go on
-        "input_shape": [1, 6, 6],
-        "layers": [
-            {"type": "normalise", "mean": [0.4], "std": [0.5]},
-            {"type": "conv2d", "in": 1, "out": 2, "kernel": 3, "stride": 1, "padding": 1},
-            {"type": "batchnorm"},
-            {"type": "conv2d", "in": 2, "out": 2, "kernel": 3, "stride": 1, "padding": 1},
-            {"type": "relu"},
-            {"type": "conv2d", "in": 2, "out": 2, "kernel": 5, "stride": 1, "padding": 2},
-            {"type": "conv2d", "in": 2, "out": 2, "kernel": 3, "stride": 2, "padding": 1},
-            {"type": "relu"},
-            {"type": "flatten"},
-            {"type": "linear", "in": 18, "out": 3},
-        ],
-    }
-    return [
-        dense([6, 8, 7, 3], 1),
-        convolutional(2),
-        convolutional(3, normalise=True, channels=2),
-        randomised(padded, 4),
-        randomised(stacked, 5),
-    ]
-
-
-def points(network: Network, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    x = torch.rand(count, *network.input_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    x[0, ..., ::2] = 0.0  # on the box's face
-    return x, network(x).argmax(1)
-
-
 @pytest.mark.parametrize("box", BOXES)
 @pytest.mark.parametrize(("p", "eps"), BALLS)
 @pytest.mark.parametrize("which", range(5))
@@ -129,33 +79,6 @@ def test_samples_inside_the_ball_respect_every_bound(
             value = value.view(4, 300, *value.shape[1:])
             assert (value.amin(1) >= layer.lower).all()
             assert (value.amax(1) <= layer.upper).all()
-
-
-def dense_dual(network: Network, x: Tensor, eps: float, p: float, rows: Tensor) -> Tensor:
-    """003 Algorithm 1 with explicit matrices, for one point, without box: an independent reference."""
-    weights, biases = [], []
-    for block in network.blocks:
-        eye = torch.eye(math.prod(block.in_shape), dtype=x.dtype).view(-1, *block.in_shape)
-        weights.append(block.linear(eye).flatten(1).T)
-        biases.append(block.offset().flatten())
-    q = dual_exponent(p)
-    bounds: list[tuple[Tensor, Tensor]] = []
-
-    def lower(c: Tensor, upto: int) -> Tensor:
-        value, nu = c @ biases[upto], c @ weights[upto]
-        for layer in range(upto - 1, -1, -1):
-            l, u = bounds[layer]
-            unstable = (l < 0) & (u > 0)
-            slope = torch.where(unstable, u / (u - l), (l >= 0).to(l.dtype))
-            value = value + (nu.clamp(max=0) * torch.where(unstable, -slope * l, 0.0)).sum(-1)
-            nu = nu * slope
-            value, nu = value + nu @ biases[layer], nu @ weights[layer]
-        return value + nu @ x.flatten() - eps * vector_norm(nu, q)
-
-    for layer in range(len(weights) - 1):
-        eye = torch.eye(len(biases[layer]), dtype=x.dtype)
-        bounds.append((lower(eye, layer), -lower(-eye, layer)))
-    return lower(rows, len(weights) - 1)
 
 
 @pytest.mark.parametrize(("p", "eps"), BALLS)
@@ -245,70 +168,3 @@ def test_linear_network_is_exact() -> None:
     exact = ball.minimum(pulled) + rows @ network.layers[0].bias
     for bound in (interval, dual):
         torch.testing.assert_close(bound(network, ball, rows).margins, exact, atol=1e-9, rtol=0)
-
-
-@pytest.mark.parametrize("p", [1.0, 2.0])
-@pytest.mark.parametrize("make", [lambda: dense([6, 20, 8, 3], 3), lambda: convolutional(1, side=9, channels=2)])
-def test_units_that_quick_bounds_settle_change_no_margin(
-    make: Callable[[], Network], p: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first layer of boxed l1 and l2 balls is searched only for units that stay open."""
-    network = make()
-    points = torch.rand(4, *network.input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rows, _ = margin_rows(torch.arange(4) % network.classes, network.classes, torch.float64)
-    ball = Ball.around(points, 0.4, p, (0.0, 1.0))
-    found = dual_module.dual(network, ball, rows)
-    whole = first_layer(network.blocks[0], ball)
-
-    def exact(block: Block, ball: Ball, middle: Tensor, error: Tensor | None, known: Bounds | None) -> Bounds:
-        assert error is not None
-        assert known is None
-        return widen(whole, error)
-
-    monkeypatch.setattr(dual_module, "first_bounds", exact)
-    assert torch.allclose(found.margins, dual_module.dual(network, ball, rows).margins, rtol=1e-12)
-    assert (found.layers[0].lower <= whole.lower).all()
-    assert (found.layers[0].upper >= whole.upper).all()
-
-
-@pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize(("p", "eps"), BALLS)
-@pytest.mark.parametrize("which", range(5))
-@pytest.mark.parametrize("bound", [interval, dual])
-def test_what_is_known_is_kept_and_sound(
-    bound, which: int, p: float, eps: float, box: tuple[float, float] | None
-) -> None:  # type: ignore[no-untyped-def]
-    """Bounds as tight as sampling allows, at every second unit: all values stay inside what comes of them."""
-    network = nets()[which]
-    x, y = points(network, 3)
-    ball = Ball.around(x, eps, p, box)
-    rows, _ = margin_rows(y, network.classes, torch.float64)
-    inside = torch.cat([x.unsqueeze(1), ball.sample(300, torch.Generator().manual_seed(1))], 1)
-    values = [value.view(3, 301, *value.shape[1:]) for value in network.pre_activations(inside.flatten(0, 1))]
-    told = []
-    for value in values[:-1]:
-        every = (torch.arange(value[0, 0].numel()) % 2 == 0).view(value.shape[2:])
-        wide = torch.full_like(value[:, 0], math.inf)
-        told.append(Bounds(torch.where(every, value.amin(1), -wide), torch.where(every, value.amax(1), wide)))
-    free, found = bound(network, ball, rows), bound(network, ball, rows, known=told)
-    for mine, theirs, value in zip(found.layers, told, values, strict=False):
-        assert (mine.lower >= theirs.lower).all()
-        assert (mine.upper <= theirs.upper).all()
-        assert (mine.lower <= value.amin(1)).all()
-        assert (mine.upper >= value.amax(1)).all()
-    margins = (values[-1].unsqueeze(2) * rows.unsqueeze(1)).sum(-1).amin(1)
-    assert (found.margins <= margins).all()
-    assert which == 1 or (found.margins > free.margins).any()  # the logits of net 1 are constant
-
-
-def test_a_first_layer_that_is_known_is_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = dense([6, 20, 8, 3], 3)
-    x, y = points(network, 4)
-    ball = Ball.around(x, 0.4, 2.0, (0.0, 1.0))
-    rows, _ = margin_rows(y, 3, torch.float64)
-    once = dual(network, ball, rows)
-    monkeypatch.setattr(dual_module, "unit_reaches", None)
-    with pytest.raises(TypeError):
-        dual(network, ball, rows)
-    again = dual(network, ball, rows, known=once.layers)
-    torch.testing.assert_close(again.margins, once.margins, atol=1e-12, rtol=0)
