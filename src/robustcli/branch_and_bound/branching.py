@@ -5,7 +5,7 @@ Palma et al. 2021). The best candidate is the one whose children together gain m
 such a child is closed already. (Ranking by the worse child took 40 % more domains on the networks measured.)
 
     intercept   what the line above costs where it is used:  -[A]_- gap
-    loss        what both lines cost at the minimiser of the bound:  |A (line - relu(z))|
+    loss        what both lines cost at the minimiser of the bound:  |A (y - relu(z))|
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustcli.bounds.relaxation import lines
+from robustcli.bounds.types import Bounds
 from robustcli.branch_and_bound.domains import Domains
-from robustcli.branch_and_bound.system import Phases, System, backward, forward
+from robustcli.branch_and_bound.passes import Phases, backward, forward
+from robustcli.branch_and_bound.system import System
 
 CANDIDATES = 3  # of each score
 LARGEST = 1e30  # stands for scores that are no finite numbers
@@ -31,11 +34,10 @@ def choose(system: System, domains: Domains, count: int) -> Tensor:
     phases = Phases.of(system, domains.signs)
     found = backward(system, system.margins.take(domains.targets), phases, domains.theta)
     x = system.minimiser(found.rows)
-    z = forward(system, phases, domains.theta, found.above, x)
-    lower = domains.theta * phases.free + phases.on
-    line = torch.where(found.above >= 0, lower * z, phases.upper * z + phases.gap)
-    intercept = -found.above.clamp(max=0) * phases.gap
-    loss = (found.above * (line - z.relu())).abs()
+    z, y = forward(system, phases, domains.theta, found.above, x)
+    gap = lines(Bounds(system.lower, system.upper), system.lower).gap
+    intercept = -found.above.clamp(max=0) * phases.free * gap
+    loss = (found.above * (y - z.relu())).abs()
     candidates = torch.cat([_top(score, domains.signs == 0) for score in (loss, intercept)], dim=1)
     gain = _children(system, domains, candidates)
     order = gain.argsort(dim=1, descending=True, stable=True)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from robustcli.branch_and_bound.system import System
-
 
 @dataclass(frozen=True)
 class Domains:
@@ -33,21 +31,20 @@ class Domains:
         return len(self.targets)
 
     @classmethod
-    def roots(cls, system: System, slopes: Tensor, proved: Tensor) -> Domains:
-        """The whole ball, once for every margin.
+    def roots(cls, targets: Tensor, slopes: Tensor, proved: Tensor) -> Domains:
+        """The whole ball, once for each margin.
 
         Args:
-            system: float64.
-            slopes: where to start, [n].
-            proved: bounds known, [T].
+            targets: which margins, [R].
+            slopes: where to start, [R, n].
+            proved: bounds known, [R].
         """
-        count, device = len(proved), proved.device
         return cls(
-            targets=torch.arange(count, device=device),
-            signs=torch.zeros(count, system.size, dtype=torch.int8, device=device),
-            theta=slopes.to(torch.float32).repeat(count, 1),
+            targets=targets,
+            signs=torch.zeros(slopes.shape, dtype=torch.int8, device=slopes.device),
+            theta=slopes.to(torch.float32),
             proved=proved,
-            depth=torch.zeros(count, dtype=torch.int64, device=device),
+            depth=torch.zeros_like(targets),
         )
 
     @classmethod

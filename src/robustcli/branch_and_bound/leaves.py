@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,8 @@ def closed(
         point=ball.center,
         label=torch.tensor([label], device=ball.center.device),
         q=dual(ball.p),
-        norms=torch.cat(sizes).cpu().double().numpy(),  # only a scale here: nothing is proved from it
+        # Only a scale here: nothing is proved from it. Empty where there is no hidden layer.
+        norms=np.concatenate([np.empty(0), *(size.numpy(force=True) for size in sizes)]),
     )
     eps = float(ball.eps[0])
     beyond = math.nextafter(eps, math.inf)

@@ -1,7 +1,7 @@
 """Ascent on slopes and multipliers of many domains at once: Adam on the concave-like dual, with gradients by hand.
 
-One step is one backward pass for the bound and one forward pass for its gradient (`system.forward`); no graph is kept.
-It runs in float32 and proves nothing: what it finds is evaluated once in float64 (`system.proved`).
+One step is one backward pass for the bound and one forward pass for its gradient (`passes.forward`); no graph is kept.
+It runs in float32 and proves nothing: what it finds is evaluated once in float64 (`passes.proved`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcli.branch_and_bound.system import Functionals, Phases, System, backward, forward
+from robustcli.branch_and_bound.passes import Phases, backward, forward
+from robustcli.branch_and_bound.system import Functionals, System
 
 MEAN, SQUARE, GUARD = 0.9, 0.999, 1e-8  # Adam's constants
 FRESH = 0.15  # weight of the newest minimiser in the mean
@@ -63,7 +64,7 @@ def ascend(
         schedule: steps and learning rates.
         enough: a domain whose bound is above this is done.
     """
-    work = _Work.of(system, start, signs, theta, schedule)
+    work = Work.of(system, start, signs, theta, schedule)
     center = system.center.expand(len(theta), -1)
     best = Ascent(theta.clone(), theta.new_full((len(theta),), -torch.inf), center.clone(), center.clone())
     for step in range(schedule.steps + 1):
@@ -83,13 +84,13 @@ def ascend(
                 break
             if len(left) <= 0.8 * len(work.index):
                 work, above, x = work.take(left), above[left], x[left]
-        z = forward(system, work.phases, work.theta, above, x)
+        z, _ = forward(system, work.phases, work.theta, above, x)
         work.climb(torch.addcmul(work.phases.signs * z, work.phases.free * z, above.clamp(min=0)), step, schedule.decay)
     return best
 
 
 @dataclass
-class _Work:
+class Work:
     """The domains still being improved: `index` says which, the rest is theirs (Adam's moments included)."""
 
     index: Tensor
@@ -102,17 +103,17 @@ class _Work:
     square: Tensor
 
     @classmethod
-    def of(cls, system: System, start: Functionals, signs: Tensor, theta: Tensor, schedule: Schedule) -> _Work:
+    def of(cls, system: System, start: Functionals, signs: Tensor, theta: Tensor, schedule: Schedule) -> Work:
         phases = Phases.of(system, signs)
         rate = phases.free * schedule.slope + (1 - phases.free) * schedule.multiplier
         top = torch.full_like(theta, torch.inf).masked_fill(signs == 0, 1.0)
         index = torch.arange(len(theta), device=theta.device)
         return cls(index, start, phases, theta.clone(), rate, top, torch.zeros_like(theta), torch.zeros_like(theta))
 
-    def take(self, left: Tensor) -> _Work:
+    def take(self, left: Tensor) -> Work:
         """Some of the domains."""
         parts = (self.theta, self.rate, self.top, self.mean, self.square)
-        return _Work(self.index[left], self.start.take(left), self.phases.take(left), *(part[left] for part in parts))
+        return Work(self.index[left], self.start.take(left), self.phases.take(left), *(part[left] for part in parts))
 
     def climb(self, gradient: Tensor, step: int, decay: float) -> None:
         """One step of Adam upwards, back into [0, 1] for slopes and [0, inf) for multipliers."""

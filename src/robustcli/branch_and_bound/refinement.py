@@ -1,9 +1,10 @@
 """Tighter bounds of hidden neurons, by a little branch and bound over the layers below each of them.
 
 A neuron's pre-activation is a margin of the network cut off above it. After alpha-CROWN has optimised the slopes, both
-ends of all unstable neurons of a layer are bounded in one batch by splitting, round after round, the worst domain of
-every end; the bound of an end is the least of its domains. On plainly trained networks this halves what the margins
-lack, where the best slopes alone hardly move them.
+ends of all unstable neurons of a layer are bounded in one batch. Where the neurons of the first layer see many pixels,
+their hulls do it (`hulls`): on a plainly trained dense network they take more off the widths than 64 rounds of splits,
+in a third of the time. Elsewhere, round after round, the worst domain of every end is split; the bound of an end is the
+least of its domains. That halves what the margins lack, where the best slopes alone hardly move them.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from robustcli.bounds.layered import Effort
 from robustcli.bounds.optimiser import Ascent
 from robustcli.bounds.relaxation import adaptive
 from robustcli.bounds.types import Bounds
+from robustcli.branch_and_bound import hulls
 from robustcli.branch_and_bound.branching import choose
 from robustcli.branch_and_bound.domains import Domains
 from robustcli.branch_and_bound.optimiser import INSIDE, Schedule, ascend
-from robustcli.branch_and_bound.system import System, proved
+from robustcli.branch_and_bound.passes import proved
+from robustcli.branch_and_bound.system import System
 from robustcli.networks.network import Network
 
 SLOPES = Effort(hidden=Ascent(iterations=20), enough=None)
 FIRST = Schedule(8, 0.2, 0.0, 0.95)
+HULLS = Schedule(30, 0.2, 0.0, 0.9)
+FEW = 32  # neurons below, up to which splits still gain on hulls
 ROUNDS = 64
 WORK = 3e11
 """Multiplications for one layer, about: rounds end where they would take more. A number, not a time: runs repeat."""
@@ -66,15 +71,26 @@ def _layer(
     system = System.of(network.below(position), ball, layers[:position], torch.cat([one, -one]))
     low, up = bounds.lower.flatten(), bounds.upper.flatten()
     ends = torch.cat([low[units], -up[units]])
-    leaves = _Leaves(system, ends, batch)
-    each = 2 * count * system.size * (system.size + len(system.center)) * 4 * INSIDE.steps
-    for _ in range(int(min(ROUNDS, WORK / (each + 1)))):
-        if time.perf_counter() >= deadline or not leaves.split():
-            break
-    ends = leaves.ends()
+    wide = hulls.known(system)
+    if wide:
+        slopes = adaptive(Bounds(system.lower, system.upper)).to(torch.float32).repeat(len(ends), 1)
+        for part in hulls.raised(system, system.margins, slopes, HULLS):
+            ends[part.index] = torch.maximum(ends[part.index], part.proved)
+    if not wide or system.size <= FEW:
+        ends = _by_splits(system, ends, batch, deadline)
     lower, upper = low.clone(), up.clone()
     lower[units], upper[units] = ends[:count], -ends[count:]
     return Bounds(lower.view_as(bounds.lower), upper.view_as(bounds.upper))
+
+
+def _by_splits(system: System, ends: Tensor, batch: int, deadline: float) -> Tensor:
+    """The ends, raised round after round by splitting the worst domain of each."""
+    leaves = _Leaves(system, ends, batch)
+    each = len(ends) * system.size * (system.size + len(system.center)) * 4 * INSIDE.steps
+    for _ in range(int(min(ROUNDS, WORK / (each + 1)))):
+        if time.perf_counter() >= deadline or not leaves.split():
+            break
+    return leaves.ends()
 
 
 class _Leaves:
@@ -82,8 +98,9 @@ class _Leaves:
 
     def __init__(self, system: System, known: Tensor, batch: int) -> None:
         self.system, self.rough, self.batch, self.known = system, system.to(torch.float32), batch, known
-        slopes = adaptive(Bounds(system.lower, system.upper))
-        self.domains = self.bounded(Domains.roots(system, slopes, known), FIRST)
+        slopes = adaptive(Bounds(system.lower, system.upper)).repeat(len(known), 1)
+        targets = torch.arange(len(known), device=known.device)
+        self.domains = self.bounded(Domains.roots(targets, slopes, known), FIRST)
 
     def ends(self) -> Tensor:
         """The bound of every end: the least over its domains."""

@@ -25,13 +25,15 @@ from robustcli.attacks.verify import confirm
 from robustcli.balls import Ball
 from robustcli.bounds.relaxation import adaptive
 from robustcli.bounds.types import Bounds
+from robustcli.branch_and_bound import hulls
 from robustcli.branch_and_bound.branching import choose
 from robustcli.branch_and_bound.descent import activations, descend
 from robustcli.branch_and_bound.domains import Domains
 from robustcli.branch_and_bound.leaves import closed
 from robustcli.branch_and_bound.optimiser import INSIDE, LONG, ROOT, Ascent, Schedule, ascend
+from robustcli.branch_and_bound.passes import proved
 from robustcli.branch_and_bound.refinement import refined
-from robustcli.branch_and_bound.system import System, proved
+from robustcli.branch_and_bound.system import System
 from robustcli.errors import RobustError
 from robustcli.networks.network import Network
 from robustcli.results.schema import Verdict
@@ -40,6 +42,7 @@ NUMBERS = {"cpu": 1 << 17, "cuda": 1 << 22}  # of theta and pixels in one batch 
 DOMAINS = (8, 512)  # at least and at most in one batch
 AT_ONCE = 3  # splits of a domain in one go while the pool is small
 ATTACKED = 16  # domains of a batch from whose minimisers counterexamples are looked for
+HULLS = Schedule(60, 0.1, 0.0, 0.95)
 SHORT = 256  # domains before the hidden bounds are refined
 MANY = 4096  # domains after which each is optimised for longer
 REFINED = 0.5  # share of the time left that this may take
@@ -104,8 +107,23 @@ def verify(
     try:
         return search.run()
     except RobustError as error:
-        search.complete = False  # domains taken from the pool may be lost
         return search.outcome("unknown", error.message)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a search starts: R of the system's margins, and slopes for them, [R, n] float32."""
+
+    system: System
+    targets: Tensor
+    slopes: Tensor
+
+    @classmethod
+    def plain(cls, system: System, targets: Sequence[int]) -> Beginning:
+        """From the adaptive slopes."""
+        slopes = adaptive(Bounds(system.lower, system.upper)).to(torch.float32)
+        index = torch.tensor(targets, dtype=torch.int64, device=slopes.device)
+        return cls(system, index, slopes.repeat(len(targets), 1))
 
 
 class _Search:
@@ -121,8 +139,8 @@ class _Search:
         seconds: float | None,
         nodes: int | None,
     ) -> None:
-        self.begin = time.perf_counter()
-        self.deadline = math.inf if seconds is None else self.begin + seconds
+        self.started = time.perf_counter()
+        self.deadline = math.inf if seconds is None else self.started + seconds
         self.limit = math.inf if nodes is None else nodes
         self.network, self.exact, self.ball, self.label, self.layers = network, exact, ball, label, layers
         self.labels = torch.tensor([label], device=ball.center.device)
@@ -130,49 +148,84 @@ class _Search:
         self.margins = torch.tensor(list(margins), dtype=torch.float64, device=ball.center.device)
         self.pool: list[tuple[float, int, Domains]] = []  # by bound, then by age, so that runs repeat
         self.nodes = self.depth = self.neurons = self.count = 0
-        self.floor = self.stuck = math.inf  # least bound of the domains closed, and of leaves that stayed open
+        self.open = list(range(len(self.targets)))
+        self.tied = False  # whether a leaf stayed open
         self.witness: Tensor | None = None
         self.witness_margin = math.inf
-        self.complete = True
 
     def run(self) -> Outcome:
-        """A short search, then one with tighter hidden bounds."""
-        rows = torch.zeros(len(self.targets), self.exact.classes, dtype=torch.float64, device=self.ball.center.device)
-        rows[:, self.label] += 1.0
-        rows[torch.arange(len(self.targets)), self.targets] -= 1.0
-        if not self.search(rows, SHORT):
-            left = self.deadline - time.perf_counter()
-            stop = time.perf_counter() + REFINED * left
+        """A short search; then one with tighter hidden bounds."""
+        self.begin(SHORT)
+        if self.goes_on():
+            stop = time.perf_counter() + REFINED * (self.deadline - time.perf_counter())
             self.layers = refined(self.exact, self.ball, self.layers, self.batch, stop)
-            self.search(rows, math.inf)
+            self.begin(math.inf)
         if self.witness is not None:
             return self.outcome("vulnerable")
-        if self.pool:
+        if self.open:
             return self.outcome("unknown", "node limit" if self.nodes >= self.limit else "time limit")
-        if self.stuck < math.inf:
+        if self.tied:
             return self.outcome("unknown", "a fully split domain stayed open: a tie up to rounding")
         return self.outcome("robust")
 
-    def search(self, rows: Tensor, nodes: float) -> bool:
-        """From the roots until nothing is open, a counterexample is found, or a limit is reached; False when only the
-        limit of `nodes` ended it."""
-        self.system = System.of(self.exact, self.ball, self.layers, rows)
-        self.rough = self.system.to(torch.float32)
-        self.neurons = self.system.size
-        self.enough = SURE * float(self.system.margins.sizes.max())
-        numbers = NUMBERS.get(rows.device.type, NUMBERS["cpu"])
-        self.batch = min(max(numbers // (self.system.size + len(self.system.center) + 1), DOMAINS[0]), DOMAINS[1])
-        self.pool, self.floor, self.stuck = [], math.inf, math.inf
-        last = self.nodes + nodes
-        start = adaptive(Bounds(self.system.lower, self.system.upper))
-        self.bound(Domains.roots(self.system, start, self.margins), ROOT)
-        while self.pool and self.witness is None and self.nodes < self.limit:
-            if time.perf_counter() >= self.deadline:
-                break
-            if self.nodes >= last:
-                return False
+    def begin(self, nodes: float) -> None:
+        """From the whole ball with the hidden bounds known; `nodes` domains at most, shared by the open targets.
+
+        Lines of its own above the first layer are found for each target that the triangle's leave open, where the ball
+        is one that they are known for; each is then searched by itself, the worst first.
+        """
+        rows = torch.zeros(len(self.targets), self.exact.classes, dtype=torch.float64, device=self.ball.center.device)
+        rows[:, self.label] += 1.0
+        rows[torch.arange(len(self.targets)), self.targets] -= 1.0
+        system = System.of(self.exact, self.ball, self.layers, rows)
+        if not hulls.known(system):
+            self.search(Beginning.plain(system, self.open), nodes)
+            return
+        self.search(Beginning.plain(system, self.open), 0)
+        if self.goes_on():
+            found = self.hulled(Beginning.plain(system, self.open))
+            for beginning in found:
+                if self.goes_on():
+                    self.search(beginning, nodes / len(found))
+
+    def goes_on(self) -> bool:
+        """Whether there is something left to prove, and leave to."""
+        in_time = self.nodes < self.limit and time.perf_counter() < self.deadline
+        return bool(self.open) and self.witness is None and in_time
+
+    def hulled(self, plain: Beginning) -> list[Beginning]:
+        """Each target by itself with its lines, the worst first; without those that the lines alone prove."""
+        system, found = plain.system, []
+        for part in hulls.raised(system, system.margins.take(plain.targets), plain.slopes, HULLS):
+            targets = plain.targets[part.index]
+            self.margins[targets] = torch.maximum(self.margins[targets], part.proved)
+            found += [
+                Beginning(replace(system, hulls=part.hulls.take(row)), targets[[row]], part.theta[[row]])
+                for row in range(len(targets))
+            ]
+        self.nodes += len(found)
+        self.open = [target for target in self.open if not self.margins[target] > 0]
+        found = [beginning for beginning in found if int(beginning.targets) in self.open]
+        return sorted(found, key=lambda beginning: float(self.margins[beginning.targets]))
+
+    def search(self, beginning: Beginning, nodes: float) -> None:
+        """Until nothing is open, a counterexample is found, or a limit is reached, that of `nodes` among them."""
+        system, targets = beginning.system, beginning.targets
+        self.system, self.rough = system, system.to(torch.float32)
+        self.neurons = system.size
+        self.enough = SURE * float(system.margins.sizes.max())
+        numbers = NUMBERS.get(targets.device.type, NUMBERS["cpu"])
+        self.batch = min(max(numbers // (system.size + len(system.center) + 1), DOMAINS[0]), DOMAINS[1])
+        self.pool, last = [], self.nodes + nodes
+        self.floors = torch.full_like(self.margins, torch.inf)
+        self.bound(Domains.roots(targets, beginning.slopes, self.margins[targets]), ROOT)
+        while self.pool and self.goes_on() and self.nodes < last:
             self.split()
-        return True
+        for value, _, domain in self.pool:
+            self.floors[domain.targets] = self.floors[domain.targets].clamp(max=value)
+        self.margins[targets] = torch.maximum(self.margins[targets], self.floors[targets])
+        done = set(targets.tolist()) - {int(domain.targets) for _, _, domain in self.pool}
+        self.open = [target for target in self.open if target not in done]
 
     def split(self) -> None:
         """Take the worst domains, split them, bound their children."""
@@ -214,7 +267,7 @@ class _Search:
         """The domains that are not closed; the bounds of the others are noted."""
         if not bool(done.any()):
             return domains
-        self.floor = min(self.floor, float(domains.proved[done].min()))
+        self.floors.scatter_reduce_(0, domains.targets[done], domains.proved[done], "amin")
         return domains.take(~done)
 
     def attack(self, domains: Domains, found: Ascent) -> None:
@@ -261,24 +314,21 @@ class _Search:
         )
         if candidate is not None:
             self.judge(candidate)
-        if settled and bool((domain.signs != 0).all()):
-            self.floor = min(self.floor, max(float(domain.proved[0]), 0.0))
-        else:
-            self.stuck = min(self.stuck, float(domain.proved[0]))
+        settled = settled and bool((domain.signs != 0).all())
+        self.tied |= not settled
+        floor = domain.proved.clamp(min=0.0) if settled else domain.proved
+        self.floors[domain.targets] = torch.minimum(self.floors[domain.targets], floor)
 
     def outcome(self, verdict: Verdict, reason: str | None = None) -> Outcome:
         """The answer with what is known so far."""
-        least = min([self.floor, self.stuck, *(entry[0] for entry in self.pool)])
-        known = float(self.margins.min()) if len(self.margins) else math.inf
-        lower = max(least, known) if self.nodes and self.complete else known
         return Outcome(
             verdict=verdict,
-            margin_lower=lower,
+            margin_lower=float(self.margins.min()) if len(self.margins) else math.inf,
             witness=self.witness,
             witness_margin=self.witness_margin if self.witness is not None else None,
             reason=reason,
             nodes=self.nodes,
             depth=self.depth,
             neurons=self.neurons,
-            seconds=time.perf_counter() - self.begin,
+            seconds=time.perf_counter() - self.started,
         )
