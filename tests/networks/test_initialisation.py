@@ -48,3 +48,16 @@ def test_torch_default() -> None:
 def test_unknown_kind() -> None:
     with pytest.raises(UnknownNameError, match="initialisation"):
         initialise(build("2x100", (2,), 2), "xavier", torch.Generator())
+
+
+def test_shi_s_deviations() -> None:
+    """N(0, 2 pi / fan_in^2) in hidden layers, torch's own in the last one, no biases in the hidden ones."""
+    network = fresh("shi", 0)
+    *hidden, last = (layer for layer in network.layers if hasattr(layer, "weight"))
+    for layer in hidden:
+        weight, expected = layer.weight.detach(), math.sqrt(2 * math.pi) / layer.fan_in
+        assert weight.std().item() == pytest.approx(expected, rel=5 / math.sqrt(weight.numel()))
+        assert weight.abs().mean().item() == pytest.approx(2 / layer.fan_in, rel=5 / math.sqrt(weight.numel()))
+        assert layer.bias.count_nonzero() == 0
+    assert last.weight.abs().max().item() <= 1 / math.sqrt(last.fan_in)
+    assert last.bias.count_nonzero() > 0

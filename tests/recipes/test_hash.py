@@ -7,7 +7,15 @@ import json
 import pytest
 
 from robustcli.recipes.loading import load
-from robustcli.recipes.methods import ConvexPolytope, MaximumMargin, MaximumMarginUniversal
+from robustcli.recipes.methods import (
+    ConvexPolytope,
+    CrownIntervals,
+    Expressive,
+    IntervalPropagation,
+    MaximumMargin,
+    MaximumMarginUniversal,
+    SmallBox,
+)
 from robustcli.recipes.model import Training
 
 
@@ -55,6 +63,8 @@ def test_defaults_keep_their_values() -> None:
         "padding": 2,
         "clip_norm": None,
         "initialisation": "truncated-normal",
+        "batch_norm": False,
+        "held_out": 0,
     }
     conventions = {"decision_divisor": "classes", "stabiliser": 0.0, "tie_noise": 1e-5}
     conventions |= {"first_layer": "inside", "first_pass": "float32"}
@@ -65,3 +75,17 @@ def test_defaults_keep_their_values() -> None:
     assert (both["selection"], both["nearest"]) == ("union", {"start": 0.2, "end": 0.05})
     kw = ConvexPolytope(name="kw", norm="linf").model_dump()
     assert kw == {"name": "kw", "norm": "linf", "boxed": False, "start_eps": None, "ramp_epochs": 0}
+
+
+def test_defaults_of_the_ibp_family_keep_their_values() -> None:
+    ramp, none = {"name": "linear", "start": 0, "epochs": 0}, {"start": 0.0, "end": 0.0}
+    shared = {"norms": ["linf"], "union": "hull", "boxed": ["linf"], "eps_factor": 1.0, "ramp": ramp}
+    shared |= {"kappa": none, "beta": none, "stability": 0.0, "l1": 0.0}
+    assert IntervalPropagation(name="ibp", norms=["linf"]).model_dump() == shared | {"name": "ibp"}
+    crown = CrownIntervals(name="crown-ibp", norms=["linf"]).model_dump()
+    assert crown == shared | {"name": "crown-ibp", "beta": {"start": 1.0, "end": 0.0}}
+    mixture = Expressive(name="mtl-ibp", norms=["linf"], alpha=0.5).model_dump()
+    attack = {"steps": 1, "step_size": 10.0, "radius": 1.0}
+    assert mixture == shared | {"name": "mtl-ibp", "alpha": 0.5, "attack": attack}
+    small = SmallBox(name="sabr", norms=["linf"], ratio=0.5).model_dump()
+    assert small == shared | {"name": "sabr", "ratio": 0.5, "attack": {"steps": 8, "step_size": 0.5, "radius": 1.0}}

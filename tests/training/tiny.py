@@ -36,6 +36,17 @@ METHODS: dict[str, dict[str, Any]] = {
         "gamma_l1": 0.5,
         "gamma_linf": 0.1,
     },
+    "ibp": {
+        "name": "ibp",
+        "norms": ["l1", "l2", "linf"],
+        "ramp": {"name": "smoothed", "start": 1, "epochs": 1},
+        "kappa": {"start": 1.0, "end": 0.5},
+        "l1": 1e-5,
+    },
+    "ibp+stability": {"name": "ibp", "norms": ["linf"], "ramp": {"epochs": 2}, "stability": 0.5},
+    "crown-ibp": {"name": "crown-ibp", "norms": ["linf"], "ramp": {"epochs": 2}},
+    "mtl-ibp": {"name": "mtl-ibp", "norms": ["l2", "linf"], "alpha": 0.3, "union": "worst"},
+    "sabr": {"name": "sabr", "norms": ["linf"], "ratio": 0.4, "attack": {"steps": 2, "step_size": 0.5}},
 }
 
 

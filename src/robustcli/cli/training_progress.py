@@ -66,6 +66,9 @@ class Display:
         """Note the epoch's figures; print them where wanted."""
         error = record.test_error
         self.tested = "" if error is None else f" test {100 * error:.2f} %"
+        if record.certified_error:
+            name, value = list(record.certified_error.items())[-1]
+            self.tested += f" held out: {name} {100 * value:.1f} % open"
         due = not self.console.is_terminal and time.monotonic() - self.last_line >= LINE_EVERY
         if not (self.verbose or due or (record.epoch == epochs and not self.console.is_terminal)):
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -30,9 +31,30 @@ def torch_default(layer: Weighted, generator: Generator) -> None:
     _assign(layer, weight, torch.empty(layer.bias.shape).uniform_(-bound, bound, generator=generator))
 
 
-KINDS: dict[str, Callable[[Weighted, Generator], None]] = {
-    "truncated-normal": truncated_normal,
-    "torch": torch_default,
+def width_keeping(layer: Weighted, generator: Generator) -> None:
+    """Weights N(0, 2 pi / fan_in^2), biases 0 (Shi et al. 2021, section 3.2): E|w| = 2 / fan_in.
+
+    Behind a ReLU, which halves intervals around 0, sums of fan_in widths times |w| then stay as wide as they were.
+    """
+    weight = torch.empty(layer.weight.shape).normal_(0.0, math.sqrt(2 * math.pi) / layer.fan_in, generator=generator)
+    _assign(layer, weight, torch.zeros(layer.bias.shape))
+
+
+Draw = Callable[[Weighted, Generator], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How hidden layers are drawn, and how the last one is."""
+
+    hidden: Draw
+    last: Draw
+
+
+KINDS: dict[str, Kind] = {
+    "truncated-normal": Kind(truncated_normal, truncated_normal),
+    "torch": Kind(torch_default, torch_default),
+    "shi": Kind(width_keeping, torch_default),
 }
 
 
@@ -48,9 +70,10 @@ def initialise(network: Network, kind: str, generator: Generator) -> None:
     """
     if kind not in KINDS:
         raise UnknownNameError("initialisation", kind, KINDS)
-    for layer in network.layers:
-        if isinstance(layer, Linear | Conv2d):
-            KINDS[kind](layer, generator)
+    *hidden, last = (layer for layer in network.layers if isinstance(layer, Linear | Conv2d))
+    for layer in hidden:
+        KINDS[kind].hidden(layer, generator)
+    KINDS[kind].last(last, generator)
 
 
 def _assign(layer: Weighted, weight: Tensor, bias: Tensor) -> None:

@@ -11,7 +11,7 @@ from robustcli.data.specs import OWN_PREFIX, SPECS, Spec, spec
 from robustcli.errors import UnknownNameError, UsageError
 from robustcli.networks.architectures import architecture, description
 from robustcli.norms import NORMS, check_eps, exponent, radius
-from robustcli.recipes.methods import ConvexPolytope
+from robustcli.recipes.methods import ConvexPolytope, Intervals
 from robustcli.recipes.model import Recipe
 from robustcli.recipes.problems import Path, Problem
 
@@ -21,6 +21,8 @@ def disagreements(recipe: Recipe) -> list[Problem]:
     problems = list(_radii(recipe))
     if isinstance(recipe.method, ConvexPolytope):
         problems += _ramp(recipe, recipe.method)
+    if isinstance(recipe.method, Intervals):
+        problems += _growth(recipe, recipe.method)
     problems += names_and_radii(recipe.model_dump())
     known = spec(recipe.dataset) if recipe.dataset in SPECS else None
     # The user's own arrays (npz:PATH) say shape and box themselves; they are read when training starts.
@@ -91,6 +93,13 @@ def _ramp(recipe: Recipe, method: ConvexPolytope) -> Iterator[Problem]:
     if method.ramp_epochs > recipe.training.epochs:
         epochs = recipe.training.epochs
         yield Problem(("method", "ramp_epochs"), f"{method.ramp_epochs} exceeds training.epochs = {epochs}")
+
+
+def _growth(recipe: Recipe, method: Intervals) -> Iterator[Problem]:
+    """A growing radius arrives before training ends."""
+    last = method.ramp.start + method.ramp.epochs
+    if last > (epochs := recipe.training.epochs):
+        yield Problem(("method", "ramp"), f"ends after epoch {last}, beyond training.epochs = {epochs}")
 
 
 def _data(recipe: Recipe, data: Spec) -> Iterator[Problem]:

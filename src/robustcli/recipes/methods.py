@@ -94,8 +94,91 @@ class CrossLipschitz(Strict):
     lmbd: NonNegative = Field(description="weight of the regulariser, lambda")
 
 
+class Ramp(Strict):
+    """How the radius grows: its share f of the end, from 0 to 1."""
+
+    name: Literal["linear", "smoothed"] = Field(
+        "linear", description="smoothed: with the fourth power over the first quarter, then linearly (Shi et al. 2021)"
+    )
+    start: int = Field(0, ge=0, description="epochs before it, with a radius of practically 0")
+    epochs: int = Field(0, ge=0, description="its length; 0: the whole radius from the start")
+
+
+class Mix(Strict):
+    """A share that moves from `start` to `end` as the radius grows: start + f (end - start)."""
+
+    start: Fraction = 0.0
+    end: Fraction = 0.0
+
+
+class InnerAttack(Strict):
+    """PGD on the cross-entropy inside a training loss, in units of the radius of the moment."""
+
+    steps: int = Field(1, ge=1)
+    step_size: Positive = Field(10.0, description="one step of 10 ends in a corner of the linf ball")
+    radius: Positive = Field(1.0, description="of the attack")
+
+
+class Intervals(Strict):
+    """What all methods of the IBP family share."""
+
+    norms: list[NormName] = Field(min_length=1, description="one norm, or several: the union of their balls")
+    union: Literal["hull", "worst", "mean"] = Field(
+        "hull",
+        description="hull: one pass, each first-layer unit over all its values in any of the balls; worst: a pass a "
+        "norm, each point by its largest loss; mean: a pass a norm, the mean loss",
+    )
+    boxed: list[NormName] = Field(
+        ["linf"], description="norms whose balls are cut with the input box (l1 and l2: ten times the cost)"
+    )
+    eps_factor: Positive = Field(1.0, description="radii of training in units of the recipe's")
+    ramp: Ramp = Ramp()
+    kappa: Mix = Field(Mix(), description="share of the clean cross-entropy")
+    beta: Mix = Field(Mix(), description="share of the CROWN-IBP bound in the margins, the rest being interval bounds")
+    stability: NonNegative = Field(0.0, description="weight of Shi et al.'s regulariser, fading as the radius grows")
+    l1: NonNegative = Field(0.0, description="weight of the sum of all absolute weights, biases left out")
+
+
+class IntervalPropagation(Intervals):
+    """IBP: cross-entropy of interval bounds on the margins (Gowal et al. 2018)."""
+
+    name: Literal["ibp"]
+
+
+class CrownIntervals(Intervals):
+    """CROWN-IBP: bounds that move from CROWN-IBP to intervals as the radius grows (Zhang et al. 2020)."""
+
+    name: Literal["crown-ibp"]
+    beta: Mix = Field(Mix(start=1.0, end=0.0), description="share of the CROWN-IBP bound in the margins")
+
+
+class Expressive(Intervals):
+    """A loss between that of attacked points and that of interval bounds (De Palma et al. 2024)."""
+
+    name: Literal["mtl-ibp", "cc-ibp", "exp-ibp"]
+    alpha: Fraction = Field(description="0: the loss of attacked points, 1: that of the bounds")
+    attack: InnerAttack = InnerAttack()
+
+
+class SmallBox(Intervals):
+    """SABR: interval bounds over a small ball around an attacked point (Mueller et al. 2023)."""
+
+    name: Literal["sabr"]
+    ratio: Fraction = Field(gt=0, description="radius of the small ball in units of the whole one, lambda")
+    attack: InnerAttack = InnerAttack(steps=8, step_size=0.5)
+
+
 Method = Annotated[
-    Plain | Adversarial | ConvexPolytope | MaximumMargin | MaximumMarginUniversal | CrossLipschitz,
+    Plain
+    | Adversarial
+    | ConvexPolytope
+    | MaximumMargin
+    | MaximumMarginUniversal
+    | CrossLipschitz
+    | IntervalPropagation
+    | CrownIntervals
+    | Expressive
+    | SmallBox,
     Field(discriminator="name"),
 ]
 
@@ -104,10 +187,18 @@ __all__ = [
     "Conventions",
     "ConvexPolytope",
     "CrossLipschitz",
+    "CrownIntervals",
+    "Expressive",
+    "InnerAttack",
+    "IntervalPropagation",
+    "Intervals",
     "MaximumMargin",
     "MaximumMarginUniversal",
     "Method",
+    "Mix",
     "NearestUnits",
     "Number",
     "Plain",
+    "Ramp",
+    "SmallBox",
 ]

@@ -65,8 +65,16 @@ class Training(Strict):
     )
     padding: int = Field(2, ge=1, description="zeros around an image before it is cropped at random (MMR code: 2)")
     clip_norm: Positive | None = Field(None, description="largest l2 norm of a step's gradient; none: not clipped")
-    initialisation: Literal["truncated-normal", "torch"] = Field(
-        "truncated-normal", description="truncated-normal: sd sqrt(2/fan_in), cut at 2 sd, zero biases (000)"
+    initialisation: Literal["truncated-normal", "torch", "shi"] = Field(
+        "truncated-normal",
+        description="truncated-normal: sd sqrt(2/fan_in), cut at 2 sd, zero biases (000); shi: keeps the width of "
+        "intervals (Shi et al. 2021)",
+    )
+    batch_norm: bool = Field(
+        False, description="batch normalisation before every ReLU, folded into the weights at the end"
+    )
+    held_out: int = Field(
+        0, ge=0, description="training rows kept out, the last ones: every epoch tells what is certified on them"
     )
 
 

@@ -166,6 +166,9 @@ class EpochRecord(Record):
     train_error: float = Field(description="share of training points misclassified as they were used")
     parts: dict[str, float] = Field(default={}, description="mean of each part of the loss")
     test_error: float | None = None
+    certified_error: dict[str, float] = Field(
+        default={}, description="share of held-out training rows that interval bounds leave open, per norm and union"
+    )
     seconds: float = Field(description="of this epoch")
 
 

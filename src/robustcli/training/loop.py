@@ -22,7 +22,7 @@ from robustcli.networks.network import Network, margins
 from robustcli.recipes.model import Recipe
 from robustcli.results.runs import RunFolder
 from robustcli.results.schema import EpochRecord, EvaluationRecord
-from robustcli.training import evaluation, state
+from robustcli.training import evaluation, held_out, state
 from robustcli.training.augmentation import augmentation
 from robustcli.training.distributed import ALONE, Group
 from robustcli.training.evaluation import Evaluation
@@ -104,8 +104,11 @@ class Trainer:
         self.augment = augmentation(self.settings.augmentation, train.spec, self.settings.padding)
         self.device = network.device
         self.place = Place()
-        self.batch = min(self.settings.batch_size, len(train))
-        whole = len(train) // self.batch if self.settings.drop_last else math.ceil(len(train) / self.batch)
+        self.rows = len(train) - self.settings.held_out
+        if self.rows < 1:
+            raise RecipeError(f"training.held_out {self.settings.held_out} leaves none of {len(train)} training rows")
+        self.batch = min(self.settings.batch_size, self.rows)
+        whole = self.rows // self.batch if self.settings.drop_last else math.ceil(self.rows / self.batch)
         self.steps_per_epoch = max(whole, 1)
         self.total_steps = self.steps_per_epoch * self.settings.epochs
 
@@ -161,7 +164,7 @@ class Trainer:
 
     def order(self, epoch: int) -> Tensor:
         """The order of the training points in an epoch: [rows] int64."""
-        return torch.randperm(len(self.train), generator=generator(self.seed, "order", epoch))
+        return torch.randperm(self.rows, generator=generator(self.seed, "order", epoch))
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of all weights."""
@@ -179,7 +182,7 @@ class Trainer:
         points, labels = points[share.index].contiguous(), labels[share.index]
         noise = generator(self.seed, "objective", epoch, step, *self.group.seeding, device=self.device)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self.objective(self.network, points, labels, Moment(epoch, self.settings.epochs, step, noise))
+        loss = self.objective(self.network, points, labels, self.moment(noise))
         wrong = (loss.logits.detach().argmax(1) != labels).double().mean()
         # One transfer from the device a step.
         values = [part.detach().to(self.device, torch.float64) for part in (loss.total, wrong, *loss.parts.values())]
@@ -196,11 +199,20 @@ class Trainer:
         )
         self.place.step += 1
 
+    def moment(self, noise: torch.Generator) -> Moment:
+        """Where the training stands, with the random numbers of this step."""
+        return Moment(self.place.epoch, self.settings.epochs, self.place.step, noise, self.steps_per_epoch)
+
     def end_epoch(self) -> EpochRecord:
         """Write the epoch's metrics, go to the next epoch, write the resume state."""
         begun = time.monotonic()
         sums = self.place.sums
         test_error = error(self.network, self.test, self.group)
+        kept_out = range(self.rows, min(self.rows + held_out.POINTS, len(self.train)))
+        open_points = {}
+        if kept_out:
+            radii = {str(norm): eps for norm, eps in self.recipe.eps.items()}
+            open_points = held_out.certified_errors(self.network, self.train, kept_out, radii, group=self.group)
         record = EpochRecord(
             epoch=self.place.epoch,
             steps=self.steps_done,
@@ -209,6 +221,7 @@ class Trainer:
             train_error=sums.errors / sums.points,
             parts={name: value / sums.points for name, value in sums.parts.items()},
             test_error=test_error,
+            certified_error=open_points,
             seconds=round(sums.seconds + time.monotonic() - begun, 3),
         )
         self.check_weights()

@@ -26,12 +26,19 @@ class Moment:
         epochs: E, the number of epochs of the whole training.
         step: optimiser step inside this epoch, 0, 1, ...
         generator: random numbers of this step, on the device of the batch.
+        steps: number of optimiser steps in an epoch.
     """
 
     epoch: int
     epochs: int
     step: int
     generator: torch.Generator
+    steps: int = 1
+
+    @property
+    def time(self) -> float:
+        """Epochs that are behind, 0 <= time < epochs."""
+        return self.epoch - 1 + self.step / self.steps
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,12 @@ METHODS = {
     "mmr": "robustcli.training.mmr",
     "mmr-universal": "robustcli.training.mmr_universal",
     "cross-lipschitz": "robustcli.training.cross_lipschitz",
+    "ibp": "robustcli.training.ibp",
+    "crown-ibp": "robustcli.training.ibp",
+    "mtl-ibp": "robustcli.training.ibp",
+    "cc-ibp": "robustcli.training.ibp",
+    "exp-ibp": "robustcli.training.ibp",
+    "sabr": "robustcli.training.ibp",
 }
 
 

@@ -19,6 +19,7 @@ from robustcli.errors import DataError
 from robustcli.files import read_lines, write_text
 from robustcli.networks import checkpoints
 from robustcli.networks.architectures import build
+from robustcli.networks.folding import folded, with_batch_norm
 from robustcli.networks.initialisation import initialise
 from robustcli.networks.network import Network
 from robustcli.recipes.loading import dump
@@ -195,6 +196,8 @@ def prepare(request: Request, group: Group = ALONE) -> Trainer:
     if normalise is not None and None in normalise:
         raise DataError(f"{spec.name} declares no mean and deviation", "set normalise to none")
     network = build(recipe.architecture, spec.input_shape, spec.classes, normalise=normalise)  # type: ignore[arg-type]
+    if recipe.training.batch_norm:
+        network = Network.from_description(with_batch_norm(network.describe()))
     initialise(network, recipe.training.initialisation, generator(request.seed, "initialisation"))
     network = network.to(device, torch.float32)
     threads = request.threads or torch.get_num_threads()
@@ -231,7 +234,8 @@ def finish(trainer: Trainer) -> dict[str, float | None]:
     """Write weights and metadata, drop the resume state; the figures of the finished network."""
     run, recipe, group = trainer.run_folder, trainer.recipe, trainer.group
     last = group.first(lambda: last_epoch(run))
-    test_error = error(trainer.network.double(), trainer.test, trainer.group)
+    network = folded(trainer.network)
+    test_error = error(network.double(), trainer.test, trainer.group)
     figures: dict[str, float | None] = {"test_error": test_error}
     if last is not None:
         figures |= {"train_error": last.train_error, "loss": last.loss}
@@ -245,7 +249,7 @@ def finish(trainer: Trainer) -> dict[str, float | None]:
         epochs=recipe.training.epochs,
         figures=figures,
     )
-    group.first(lambda: _write_end(run, trainer.network, metadata))
+    group.first(lambda: _write_end(run, network, metadata))
     return figures
 
 

@@ -1,0 +1,163 @@
+"""Which settings train best? Every combination is trained on a part of the training split and ranked on the rest.
+
+    python scripts/search_interval.py --recipe mnist-cnn-ibp-union --held-out 5000 --set training.epochs=20 \\
+        --try method.eps_factor=1.1,1.3,1.5 --try method.kappa.end=0.3,0.5 --seeds 0,1 --out search.json
+
+Each combination is a run of `robust train` with `training.held_out`, in a folder of its own below --runs. So the same
+command goes on where it was stopped, and a wider grid trains only what is new. Ranked by the share of the held-out rows
+that is not certified, in the recipe's norm, mean over the seeds; test points are never looked at for that. The document
+is written anew after every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from robustcli.data.datasets import load as load_split
+from robustcli.errors import RobustError, UsageError
+from robustcli.evaluation.certify import BOUNDS
+from robustcli.files import read_lines, write_text
+from robustcli.networks import checkpoints
+from robustcli.networks.network import Network, margins
+from robustcli.recipes.loading import load as load_recipe
+from robustcli.recipes.model import Recipe
+from robustcli.results import provenance
+from robustcli.results.runs import RunFolder
+from robustcli.training.held_out import certified_errors
+from robustcli.training.loop import Silent
+from robustcli.training.runs import Request, train
+
+
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all combinations")
+    parser.add_argument("--try", dest="tried", action="append", default=[], metavar="KEY=A,B,...", help="one axis")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N combinations, drawn at random")
+    parser.add_argument("--held-out", type=int, default=5000, metavar="ROWS")
+    parser.add_argument("--seeds", default="0", help="e.g. 0,1,2")
+    parser.add_argument("--bound", default="interval", choices=sorted(BOUNDS), help="what certifies held-out points")
+    parser.add_argument("--points", type=int, help="rank on the first N held-out rows. (default: all)")
+    parser.add_argument("--runs", type=Path, default=Path("runs-search"))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("search.json"))
+    return parser.parse_args(given)
+
+
+def combinations(options: argparse.Namespace) -> list[list[str]]:
+    """The overrides of every combination.
+
+    Raises:
+        UsageError: when an axis is not of the form key=a,b.
+    """
+    axes: list[list[str]] = []
+    for text in options.tried:
+        key, _, values = text.partition("=")
+        if not values:
+            raise UsageError(f"--try {text}: not of the form key=a,b,...")
+        axes.append([f"{key}={value}" for value in values.split(",")])
+    found = [list(chosen) for chosen in itertools.product(*axes)]
+    if options.sample is not None and options.sample < len(found):
+        found = random.Random(0).sample(found, options.sample)
+    return found
+
+
+def trained(options: argparse.Namespace, overrides: list[str], seed: int) -> tuple[Recipe, RunFolder]:
+    """The finished run of a combination, trained now where that is not done yet; its test errors are not shown."""
+    recipe = load_recipe(options.recipe, overrides)
+    request = Request(recipe, tuple(overrides), seed, options.runs, options.device, options.threads)
+    ended = train(request, Silent(), print)
+    if not ended.run.finished:
+        raise SystemExit("stopped; the same command goes on")
+    return recipe, ended.run
+
+
+def figures(recipe: Recipe, network: Network, bound: str, points: int | None) -> dict[str, float]:
+    """Error and certified errors on the held-out rows."""
+    split, kept = load_split(recipe.dataset, "train", partial=recipe.partial), recipe.training.held_out
+    index = range(len(split) - kept, len(split))[:points]
+    clean = margins(network.double()(split.points(index)), split.labels_tensor(index))
+    radii = {str(norm): eps for norm, eps in recipe.eps.items()}
+    boxed = ["linf"] if bound == "interval" else list(radii)
+    found = certified_errors(network, split, index, radii, bound=BOUNDS[bound], boxed=boxed)
+    return {"error": float((clean <= 0).double().mean())} | found
+
+
+def searched(options: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """The list of all answers so far, after every run."""
+    answers: list[dict[str, Any]] = []
+    shared = [*options.set, f"training.held_out={options.held_out}"]
+    for chosen in combinations(options):
+        for seed in map(int, options.seeds.split(",")):
+            recipe, run = trained(options, [*shared, *chosen], seed)
+            network = checkpoints.load(run.weights).network
+            answers.append(
+                {
+                    "tried": chosen,
+                    "seed": seed,
+                    "recipe_hash": recipe.hash,
+                    "model": network.weights_hash(),
+                    "seconds": round(sum(line["seconds"] for line in read_lines(run.metrics)), 1),
+                    "held_out": figures(recipe, network, options.bound, options.points),
+                }
+            )
+            yield answers
+
+
+def ranking(answers: list[dict[str, Any]], norm: str) -> list[dict[str, Any]]:
+    """Combinations with their means over the seeds, best first."""
+    groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    for answer in answers:
+        groups.setdefault(tuple(answer["tried"]), []).append(answer["held_out"])
+    means = [
+        {"tried": list(tried), "seeds": len(found)}
+        | {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+        for tried, found in groups.items()
+    ]
+    return sorted(means, key=lambda mean: mean[norm])
+
+
+def main(given: list[str] | None = None) -> None:
+    options = arguments(given)
+    recipe = load_recipe(options.recipe, options.set)
+    for answers in searched(options):
+        best = ranking(answers, recipe.norm)
+        document = {
+            "recipe": recipe.name,
+            "set": options.set,
+            "held_out": options.held_out,
+            "points": options.points or options.held_out,
+            "bound": options.bound,
+            "norm": recipe.norm,
+            "eps": recipe.eps,
+            "ranking": best,
+            "runs": answers,
+            "provenance": {
+                "command": shlex.join(["python", *sys.argv]),
+                "commit": provenance.commit(),
+                "versions": provenance.versions(),
+                "hardware": provenance.hardware(),
+                "time": provenance.now(),
+            },
+        }
+        write_text(options.out, json.dumps(document, indent=1) + "\n")
+        found = answers[-1]
+        words = "  ".join(f"{name} {100 * value:.2f} %" for name, value in found["held_out"].items())
+        print(f"{' '.join(found['tried'])}  seed {found['seed']}  {words}", flush=True)
+    print("best:", " ".join(best[0]["tried"]), f"{100 * best[0][recipe.norm]:.2f} %")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RobustError as error:
+        raise SystemExit(f"error: {error}") from error
