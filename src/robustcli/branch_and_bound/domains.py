@@ -31,8 +31,8 @@ class Domains:
         return len(self.targets)
 
     @classmethod
-    def roots(cls, targets: Tensor, slopes: Tensor, proved: Tensor) -> Domains:
-        """The whole ball, once for each margin.
+    def roots(cls, targets: Tensor, slopes: Tensor, proved: Tensor, signs: Tensor | None = None) -> Domains:
+        """The whole ball, once for each margin; or the domain that signs [R, n] describe.
 
         Args:
             targets: which margins, [R].
@@ -41,7 +41,7 @@ class Domains:
         """
         return cls(
             targets=targets,
-            signs=torch.zeros(slopes.shape, dtype=torch.int8, device=slopes.device),
+            signs=torch.zeros_like(slopes, dtype=torch.int8) if signs is None else signs,
             theta=slopes.to(torch.float32),
             proved=proved,
             depth=torch.zeros_like(targets),

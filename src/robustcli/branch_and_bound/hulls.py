@@ -30,6 +30,7 @@ from robustcli.branch_and_bound.system import Functionals, Hulls, System
 MEMORY = 0.5  # weight of the past in the running means
 SEEN = 0.25  # share of the pixels
 ROUNDINGS = 64
+TINY = 1e-30  # no division by 0
 NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 26}  # of G in one batch
 
 
@@ -60,7 +61,14 @@ def known(system: System) -> bool:
 
 
 @torch.no_grad()
-def raised(system: System, start: Functionals, theta: Tensor, schedule: Schedule) -> Iterator[Raised]:
+def raised(
+    system: System,
+    start: Functionals,
+    theta: Tensor,
+    schedule: Schedule,
+    signs: Tensor | None = None,
+    against: Functionals | None = None,
+) -> Iterator[Raised]:
     """Lines above, and slopes, that raise the lower bound of each of R functionals over the whole ball; batch by batch.
 
     Args:
@@ -68,19 +76,24 @@ def raised(system: System, start: Functionals, theta: Tensor, schedule: Schedule
         start: float64.
         theta: slopes to begin with, [R, n] float32.
         schedule: steps; `slope` is the rate of slopes and of shares.
+        signs: of neurons that are fixed in all of them, [n] int8.
+        against: one functional; the bounds need only hold where it is not positive. Any multiple of it may be added.
     """
     count = system.layers[0].stop
     unit, half = _unit(system), (system.up + system.down) / 2
     rough, moved = unit.to(torch.float32), _moved(start, system).to(torch.float32)
+    limit = None if against is None else _moved(against, system).to(torch.float32)
+    fixed = torch.zeros_like(theta[0], dtype=torch.int8) if signs is None else signs
     numbers = NUMBERS.get(theta.device.type, NUMBERS["cpu"])
     every = torch.arange(len(start), device=theta.device)
     for index in every.split(max(1, numbers // (count * len(half) + 1))):
-        shares, slopes = _search(rough, moved.take(index), theta[index], schedule)
-        pixels = torch.where(half > 0, shares.to(half.dtype) / half, 0.0)
-        lines = above(system, pixels)
-        signs = torch.zeros_like(slopes, dtype=torch.int8)
-        bounds = proved(replace(system, hulls=lines), start.take(index), signs, slopes)
-        yield Raised(index, slopes, lines, bounds)
+        here, part = fixed.expand(len(index), -1), start.take(index)
+        found = _search(rough, moved.take(index), theta[index] * (here == 0), here, schedule, limit)
+        lines = above(system, torch.where(half > 0, found.shares.to(half.dtype) / half, 0.0))
+        if against is not None:
+            part = part.plus(against, found.weights.to(half.dtype))
+        bounds = proved(replace(system, hulls=lines), part, here, found.theta)
+        yield Raised(index, found.theta, lines, bounds)
 
 
 def above(system: System, pixels: Tensor) -> Hulls:
@@ -105,33 +118,52 @@ def above(system: System, pixels: Tensor) -> Hulls:
     return Hulls(pixels, k, sizes + k.abs())
 
 
-def _search(system: System, start: Functionals, theta: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """Shares W-wise between 0 and W, [R, n1, d], and slopes; everything in units of t, float32."""
+@dataclass(frozen=True)
+class _Found:
+    """Shares between 0 and W, [R, n1, d] in units of t; slopes and multipliers, [R, n]; weights of `against`, [R]."""
+
+    shares: Tensor
+    theta: Tensor
+    weights: Tensor
+
+
+def _search(
+    system: System, start: Functionals, theta: Tensor, signs: Tensor, schedule: Schedule, against: Functionals | None
+) -> _Found:
     first = system.layers[0]
     whole, constants = system.forms.pixels[first], system.forms.constants[first]
     size, low, high = whole.abs(), whole.clamp(max=0), whole.clamp(min=0)
-    upper, lower = system.upper[first], system.lower[first]
-    shares = (whole * (upper / (upper - lower)).unsqueeze(1)).repeat(len(theta), 1, 1)
-    width = size.sum(1)
+    width = size.sum(1).clamp(min=TINY)
+    upper = constants + width
+    shares = (whole * (upper / (2 * width)).clamp(0, 1).unsqueeze(1)).repeat(len(theta), 1, 1)
     none = shares.new_zeros(())  # sizes only matter where something is proved
-    now = replace(system, hulls=Hulls(shares, none, none))
-    work = Work.of(now, start, torch.zeros_like(theta, dtype=torch.int8), theta, schedule)
+    work = Work.of(replace(system, hulls=Hulls(shares, none, none)), start, signs, theta, schedule)
+    weights = torch.zeros_like(start.constants)
     moves: list[Tensor] = []
     for step in range(schedule.steps):
         off = torch.linalg.vector_norm(shares, ord=1, dim=2)
         on = width - off + constants
         now = replace(system, hulls=Hulls(shares, torch.maximum(off, on), none))
-        found = backward(now, start, work.phases, work.theta)
+        wanted = start if against is None else start.plus(against, weights)
+        found = backward(now, wanted, work.phases, work.theta)
         t = -found.rows.sign()
-        sides = torch.where(off > on, 1.0, -1.0)
-        moves = [torch.lerp(new, old, MEMORY) for old, new in zip(moves or [t, sides], [t, sides], strict=True)]
-        z, _ = forward(now, work.phases, work.theta, found.above, t)
-        work.climb(work.phases.free * z * found.above.clamp(min=0), step, schedule.decay)
-        rate = -schedule.slope * schedule.decay**step
-        shares.addcmul_(size, moves[0].unsqueeze(1), value=rate)
-        shares.addcmul_(whole, moves[1].unsqueeze(2), value=rate)
+        z, y = forward(now, work.phases, work.theta, found.above, t)
+        rate = schedule.slope * schedule.decay**step
+        means = [t, torch.where(off > on, 1.0, -1.0)]
+        if against is not None:
+            means.append(((against.pixels * t).sum(1) + (against.neurons * y).sum(1) + against.constants).sign())
+        moves = [torch.lerp(new, old, MEMORY) for old, new in zip(moves or means, means, strict=True)]
+        work.climb(
+            torch.addcmul(work.phases.signs * z, work.phases.free * z, found.above.clamp(min=0)), step, schedule.decay
+        )
+        shares.addcmul_(size, moves[0].unsqueeze(1), value=-rate)
+        shares.addcmul_(whole, moves[1].unsqueeze(2), value=-rate)
         torch.clamp(shares, low, high, out=shares)
-    return shares, work.theta
+        if against is not None:
+            weights = torch.addcmul(weights, moves[2], start.sizes / against.sizes.clamp(min=TINY), value=rate).clamp(
+                min=0
+            )
+    return _Found(shares, work.theta, weights)
 
 
 def _unit(system: System) -> System:

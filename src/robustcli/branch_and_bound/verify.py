@@ -34,6 +34,7 @@ from robustcli.branch_and_bound.optimiser import INSIDE, LONG, ROOT, Ascent, Sch
 from robustcli.branch_and_bound.passes import proved
 from robustcli.branch_and_bound.refinement import refined
 from robustcli.branch_and_bound.system import System
+from robustcli.branch_and_bound.wrong_side import tightened
 from robustcli.errors import RobustError
 from robustcli.networks.network import Network
 from robustcli.results.schema import Verdict
@@ -44,6 +45,7 @@ AT_ONCE = 3  # splits of a domain in one go while the pool is small
 ATTACKED = 16  # domains of a batch from whose minimisers counterexamples are looked for
 HULLS = Schedule(60, 0.1, 0.0, 0.95)
 SHORT = 256  # domains before the hidden bounds are refined
+PART = 2048  # domains of a part before it is divided
 MANY = 4096  # domains after which each is optimised for longer
 REFINED = 0.5  # share of the time left that this may take
 SURE = 1e-6  # relative: above this a float32 bound is taken to be positive, until float64 says so
@@ -112,18 +114,20 @@ def verify(
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a search starts: R of the system's margins, and slopes for them, [R, n] float32."""
+    """Where a search starts: R of the system's margins, slopes for them, [R, n] float32, and signs, [R, n] int8."""
 
     system: System
     targets: Tensor
     slopes: Tensor
+    signs: Tensor
 
     @classmethod
     def plain(cls, system: System, targets: Sequence[int]) -> Beginning:
         """From the adaptive slopes."""
         slopes = adaptive(Bounds(system.lower, system.upper)).to(torch.float32)
         index = torch.tensor(targets, dtype=torch.int64, device=slopes.device)
-        return cls(system, index, slopes.repeat(len(targets), 1))
+        slopes = slopes.repeat(len(targets), 1)
+        return cls(system, index, slopes, torch.zeros_like(slopes, dtype=torch.int8))
 
 
 class _Search:
@@ -186,7 +190,9 @@ class _Search:
             found = self.hulled(Beginning.plain(system, self.open))
             for beginning in found:
                 if self.goes_on():
-                    self.search(beginning, nodes / len(found))
+                    self.search(beginning, min(nodes, PART) / len(found))
+                if self.goes_on() and math.isinf(nodes) and int(beginning.targets) in self.open:
+                    self.divide(beginning)
 
     def goes_on(self) -> bool:
         """Whether there is something left to prove, and leave to."""
@@ -200,7 +206,12 @@ class _Search:
             targets = plain.targets[part.index]
             self.margins[targets] = torch.maximum(self.margins[targets], part.proved)
             found += [
-                Beginning(replace(system, hulls=part.hulls.take(row)), targets[[row]], part.theta[[row]])
+                Beginning(
+                    replace(system, hulls=part.hulls.take(row)),
+                    targets[[row]],
+                    part.theta[[row]],
+                    plain.signs[[row]],
+                )
                 for row in range(len(targets))
             ]
         self.nodes += len(found)
@@ -210,6 +221,51 @@ class _Search:
 
     def search(self, beginning: Beginning, nodes: float) -> None:
         """Until nothing is open, a counterexample is found, or a limit is reached, that of `nodes` among them."""
+        targets = beginning.targets
+        self.explore(beginning, nodes)
+        for value, _, domain in self.pool:
+            self.floors[domain.targets] = self.floors[domain.targets].clamp(max=value)
+        self.margins[targets] = torch.maximum(self.margins[targets], self.floors[targets])
+        done = set(targets.tolist()) - {int(domain.targets) for _, _, domain in self.pool}
+        self.open = [target for target in self.open if target not in done]
+
+    def divide(self, beginning: Beginning) -> None:
+        """One target, by parts of the ball small enough for a short search once the bounds of neurons are those of the
+        part's wrong side; each half of a part that is not gets bounds of its own."""
+        target = int(beginning.targets)
+        margin = beginning.system.margins.take(beginning.targets)
+        waiting = [beginning]
+        while waiting and self.goes_on():
+            part = waiting.pop()
+            found = tightened(replace(part.system, hulls=None), margin, part.signs[0], self.deadline)
+            if found is None:
+                continue
+            part = self.on_wrong_side(part, *found)
+            self.explore(part, PART)
+            if self.pool and self.goes_on():
+                root = Domains.roots(part.targets, part.slopes, self.margins[part.targets], part.signs)
+                unit = choose(part.system.to(torch.float32), root, 1)[0]
+                if int(unit[0]) < 0:
+                    self.tied = True  # a domain without an open neuron that its own search left open
+                    continue
+                for half in root.split(unit).signs.split(1):
+                    waiting.append(replace(part, signs=half, slopes=part.slopes * (half == 0)))
+            elif self.pool:
+                waiting.append(part)
+        if not waiting and self.witness is None:
+            self.open.remove(target)
+            if not self.tied:
+                self.margins[target] = self.margins[target].clamp(min=0.0)
+
+    def on_wrong_side(self, part: Beginning, system: System, signs: Tensor) -> Beginning:
+        """The part with bounds of neurons, and lines above, of its own."""
+        margin = system.margins.take(part.targets)
+        slopes = adaptive(Bounds(system.lower, system.upper)).to(torch.float32)
+        (found,) = hulls.raised(system, margin, slopes.unsqueeze(0), HULLS, signs)
+        return Beginning(replace(system, hulls=found.hulls.take(0)), part.targets, found.theta, signs.unsqueeze(0))
+
+    def explore(self, beginning: Beginning, nodes: float) -> None:
+        """Bound and split from a beginning; what stays open is in the pool, what was closed in the floors."""
         system, targets = beginning.system, beginning.targets
         self.system, self.rough = system, system.to(torch.float32)
         self.neurons = system.size
@@ -218,14 +274,10 @@ class _Search:
         self.batch = min(max(numbers // (system.size + len(system.center) + 1), DOMAINS[0]), DOMAINS[1])
         self.pool, last = [], self.nodes + nodes
         self.floors = torch.full_like(self.margins, torch.inf)
-        self.bound(Domains.roots(targets, beginning.slopes, self.margins[targets]), ROOT)
+        known = self.margins[targets].clamp(max=0.0)
+        self.bound(Domains.roots(targets, beginning.slopes, known, beginning.signs), ROOT)
         while self.pool and self.goes_on() and self.nodes < last:
             self.split()
-        for value, _, domain in self.pool:
-            self.floors[domain.targets] = self.floors[domain.targets].clamp(max=value)
-        self.margins[targets] = torch.maximum(self.margins[targets], self.floors[targets])
-        done = set(targets.tolist()) - {int(domain.targets) for _, _, domain in self.pool}
-        self.open = [target for target in self.open if target not in done]
 
     def split(self) -> None:
         """Take the worst domains, split them, bound their children."""
