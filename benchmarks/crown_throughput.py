@@ -5,11 +5,13 @@
 
 The peer is optional: put `auto_LiRPA` (Verified-Intelligence) on PYTHONPATH to compare; without it only our side is
 timed. Both get the same points, radius (linf, in the box [0, 1]), threads and their best batch size of those tried;
-the peer runs in float32, its own precision, ours in float64 with outward rounding as `robust certify` runs it.
+the peer runs in float32, its own precision, ours with outward rounding and, as `robust certify` runs it, with rows in
+float32 (`bounds.precision`).
 
 Ours, timed: `crown` as it stands (KW dual first, then CROWN where signs are open: the better of both at every unit),
-CROWN on its own (what the peer computes: its bounds are compared with these), and CROWN after the dual's hidden bounds
-are known, as in the cascade. The CIFAR network has random weights, by which a part of its units is unstable at eps.
+the same with rows in float64, CROWN on its own (what the peer computes: its bounds are compared with these, in
+float64), and CROWN after the dual's hidden bounds are known, as in the cascade. The CIFAR network has random weights,
+by which a part of its units is unstable at eps.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from robustcli.balls import Ball
 from robustcli.bounds.crown import crown, unknown
 from robustcli.bounds.crown_ibp import crown_ibp
 from robustcli.bounds.dual import dual
+from robustcli.bounds.precision import in_single
+from robustcli.bounds.types import MarginBounds
 from robustcli.evaluation.session import Selection, open_session
 from robustcli.networks.layers import Conv2d, Linear
 from robustcli.networks.network import Network, margin_rows
@@ -82,25 +86,31 @@ def stored(checkpoint: Path, count: int, eps: float) -> Problem:
     return Problem(session.network, session.data.points(index).float(), session.data.labels_tensor(index), eps)
 
 
+BOUNDS: dict[str, Callable[..., MarginBounds]] = {
+    "crown": in_single(crown),
+    "crown, float64": crown,
+    "dual": in_single(dual),
+    "dual, float64": dual,
+    "crown_ibp": crown_ibp,
+}
+OURS = [*BOUNDS, "crown alone, float64", "crown, dual known"]
+
+
 def ours(problem: Problem, how: str) -> Side:
-    """One of our bounds in float64."""
+    """One of our bounds for the network in float64."""
     network = problem.network.double()
 
     def side(points: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         rows, _ = margin_rows(labels, network.classes, torch.float64)
         ball = Ball.around(points.double(), problem.eps, math.inf, BOX)
-        if how == "dual":
-            return dual(network, ball, rows).margins, 0.0
-        if how == "crown_ibp":
-            return crown_ibp(network, ball, rows).margins, 0.0
+        if how in BOUNDS:
+            return BOUNDS[how](network, ball, rows).margins, 0.0
+        if how == "crown alone, float64":
+            return crown(network, ball, rows, known=unknown(network, ball)).margins, 0.0
         begin = time.perf_counter()
-        known = {
-            "crown": lambda: None,
-            "crown alone": lambda: unknown(network, ball),
-            "crown, dual known": lambda: dual(network, ball, rows).layers,
-        }[how]()
+        known = BOUNDS["dual"](network, ball, rows).layers
         spent = time.perf_counter() - begin
-        return crown(network, ball, rows, known=known).margins, spent
+        return BOUNDS["crown"](network, ball, rows, known=known).margins, spent
 
     return side
 
@@ -164,7 +174,7 @@ def main() -> None:
         "auto_LiRPA": lambda batch: peer(problem, batch),
         **{
             name: lambda batch, name=name: ours(problem, name)  # type: ignore[misc]
-            for name in ("crown", "crown alone", "crown, dual known", "dual", "crown_ibp")
+            for name in OURS
         },
     }
     if arguments.only is not None:
@@ -204,9 +214,9 @@ def main() -> None:
             "batch": batches[name],
             "uncertified": int((margins[name].amin(1) <= 0).sum()),
         }
-    if "auto_LiRPA" in speeds and "crown alone" in speeds:
-        difference = (margins["crown alone"] - margins["auto_LiRPA"]).abs()
-        result["difference of crown alone"] = {
+    if "auto_LiRPA" in speeds and "crown alone, float64" in speeds:
+        difference = (margins["crown alone, float64"] - margins["auto_LiRPA"]).abs()
+        result["difference of crown alone, float64"] = {
             "median": float(difference.median()),
             "99.9 %": float(difference.flatten().quantile(0.999)),
             "largest": float(difference.max()),

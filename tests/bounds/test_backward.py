@@ -106,7 +106,7 @@ def test_parallel_slopes_give_the_kw_dual(which: int, p: float, eps: float, box:
 
 @pytest.mark.parametrize("rule", [adaptive, parallel])
 @pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize(("p", "eps"), BALLS)
+@pytest.mark.parametrize(("p", "eps"), [*BALLS, (math.inf, 1e-7)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_widened_float32_passes_hold(
     name: str, p: float, eps: float, box: tuple[float, float] | None, rule: Rule

@@ -108,7 +108,7 @@ def test_one_point_at_a_time_changes_nothing() -> None:
 def test_no_time_is_unknown_but_bounds_still_count() -> None:
     record = answered(0.1, Settings(time_limit=0, attack=None))
     assert (record.verdict, record.reason) == ("unknown", "time limit before the MIP")
-    assert record.margin_lower == pytest.approx(-0.203331, abs=1e-6)  # CROWN; the KW dual: -0.284459
+    assert record.margin_lower == pytest.approx(-0.203331, abs=1e-4)  # CROWN; the KW dual: -0.284459
     assert answered(0.03, Settings(time_limit=0)).verdict == "robust"
 
 

@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from robustcli.networks.network import Network
-from robustcli.networks.rows import Rows
+from robustcli.networks.rows import Rows, by_image
 from tests.nets import randomised
 
 
@@ -75,3 +77,19 @@ def test_vector_rows() -> None:
     assert rows.window is None
     assert tuple(rows.values.shape[1:]) == network.blocks[0].out_shape
     assert math.prod(rows.shape) == block.layers[-1].in_shape[0]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=60, unique=True), st.integers(1, 20)
+)
+def test_portions_by_image(pairs: list[tuple[int, int]], limit: int) -> None:
+    """Every unit once, in order, no portion larger than asked, images counted from the first of the portion."""
+    units = torch.tensor(sorted(pairs))
+    portions = list(by_image(units, limit))
+    again = [torch.stack([image + images.start, unit], 1) for images, image, unit in portions]
+    assert torch.equal(torch.cat(again), units)
+    for images, image, unit in portions:
+        assert len(unit) <= limit
+        assert image.min() == 0
+        assert image.max() == images.stop - images.start - 1
+    assert len(portions) <= 2 * math.ceil(len(units) / limit) + 1

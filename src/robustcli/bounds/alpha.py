@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.backward import Sizes, lowest
+from robustcli.bounds.backward import lowest
 from robustcli.bounds.crown import crown
 from robustcli.bounds.layered import Effort, raised
 from robustcli.bounds.relaxation import Lines, adaptive, lines
+from robustcli.bounds.sizes import Shifted, Sizes
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
 from robustcli.networks.rows import Rows
@@ -86,10 +87,10 @@ class PerRow:
     lines: Sequence[Lines]
     slopes: Sequence[Tensor]
 
-    def at(self, layer: int, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    def at(self, layer: int, rows: Rows, sizes: Sizes) -> Shifted:
         found = self.lines[layer]
         lower = rows.gather(found.lower) + self.slopes[layer].to(found.lower.dtype)
-        return lower, rows.gather(found.upper), rows.gather(found.gap)
+        return sizes.seen(layer, rows, lower, rows.gather(found.upper), rows.gather(found.gap))
 
 
 class FreeSlopes:

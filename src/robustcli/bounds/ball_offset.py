@@ -26,10 +26,11 @@ from torch import Tensor
 
 from robustcli.balls import Ball
 from robustcli.bounds.alpha import seen
-from robustcli.bounds.backward import Sizes, lowest
+from robustcli.bounds.backward import lowest
 from robustcli.bounds.crown import crown
 from robustcli.bounds.layered import Effort, raised
 from robustcli.bounds.relaxation import adaptive, parallel
+from robustcli.bounds.sizes import Shifted, Sizes
 from robustcli.bounds.spectral import Around
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.errors import UsageError
@@ -124,7 +125,7 @@ class PerRow:
     outward: bool
     offsets: list[Tensor] = field(default_factory=list)
 
-    def at(self, layer: int, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    def at(self, layer: int, rows: Rows, sizes: Sizes) -> Shifted:
         bounds, center = self.layers[layer], self.around.centers[layer]
         open_units = bounds.unstable.to(center.dtype)
         low, high, middle = (rows.gather(open_units * each) for each in (bounds.lower, bounds.upper, center))
@@ -136,7 +137,7 @@ class PerRow:
         if self.outward:
             offset = offset - rounding(rows.values, tilted, multiplier, low, high, middle, radius)
         self.offsets.append(offset)
-        return slope, slope, torch.zeros((), dtype=center.dtype, device=center.device).expand_as(slope)
+        return sizes.seen(layer, rows, slope, slope, torch.zeros((), dtype=center.dtype, device=center.device))
 
 
 def offsets(

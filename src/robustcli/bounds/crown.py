@@ -16,17 +16,24 @@ import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.backward import Shared, Sizes, lowest, unit_ends
+from robustcli.bounds.backward import Shared, lowest, unit_ends
 from robustcli.bounds.dual import dual, first_bounds, rows_at_once
-from robustcli.bounds.interval import affine, widen
+from robustcli.bounds.interval import affine, replaced, widen
 from robustcli.bounds.relaxation import Lines, Rule, adaptive, lines
+from robustcli.bounds.sizes import Sizes
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
-from robustcli.networks.rows import Rows
+from robustcli.networks.rows import Rows, by_image
 
 
 def crown(
-    network: Network, ball: Ball, rows: Tensor, *, known: Sequence[Bounds] | None = None, outward: bool = True
+    network: Network,
+    ball: Ball,
+    rows: Tensor,
+    *,
+    known: Sequence[Bounds] | None = None,
+    outward: bool = True,
+    rounded: Network | None = None,
 ) -> MarginBounds:
     """CROWN bounds for every hidden layer and lower bounds on rows @ logits.
 
@@ -37,30 +44,31 @@ def crown(
         known: sound bounds on the hidden layers over the same balls: none of the result's is looser. None starts from
             those of the KW dual; bounds from -inf to inf (`unknown`) give CROWN on its own.
         outward: widen every bound by the rounding error (False only inside training losses).
+        rounded: the network in a lower precision, to pull rows back in; what that loses is added. None: itself.
     Returns:
         margins [B, T] and the hidden bounds.
     """
     if known is None:
-        known = dual(network, ball, rows[:, :0], outward=outward).layers
+        known = dual(network, ball, rows[:, :0], outward=outward, rounded=rounded).layers
     blocks = network.blocks
-    sizes = Sizes.at(ball) if outward else None
+    pulled, dtype = (blocks, network.dtype) if rounded is None else (rounded.blocks, rounded.dtype)
+    sizes = Sizes.at(ball, outward)
     layers: list[Bounds] = []
     found: list[Lines] = []
     for position, block in enumerate(blocks):
-        if sizes is not None:
-            sizes = sizes.beyond(block, layers[-1] if layers else None)
+        sizes = sizes.beyond(block, layers[-1] if layers else None)
         if position == len(blocks) - 1:
             break
-        error = None if sizes is None else sizes.rounding(position)
+        error = sizes.rounding(position) if outward else None
         if position == 0:
             bounds = first_bounds(block, ball, block(ball.middle()), error, known[0])
         else:
             quick = quick_bounds(block, layers[-1], found[-1])
             quick = (quick if error is None else widen(quick, error)).intersect(known[position])
-            bounds = refined(quick, blocks[: position + 1], Shared(found), ball, sizes)
+            bounds = refined(quick, pulled[: position + 1], Shared(found), ball, sizes)
         layers.append(bounds)
-        found.append(lines(bounds, adaptive(bounds)))
-    margins = lowest(Rows.whole(rows), blocks, Shared(found), ball, sizes).view(rows.shape[:2])
+        found.append(lines(bounds, adaptive(bounds), dtype))
+    margins = lowest(Rows.whole(rows), pulled, Shared(found), ball, sizes, dtype).view(rows.shape[:2])
     return MarginBounds(margins, layers)
 
 
@@ -95,19 +103,15 @@ def quick_bounds(block: Block, before: Bounds, relaxed: Lines) -> Bounds:
     return affine(block, relaxed.lower * before.lower, upper)
 
 
-def refined(bounds: Bounds, blocks: Sequence[Block], slopes: Shared, ball: Ball, sizes: Sizes | None) -> Bounds:
+def refined(bounds: Bounds, blocks: Sequence[Block], slopes: Shared, ball: Ball, sizes: Sizes) -> Bounds:
     """Sound bounds on the outputs of the last of `blocks`, tighter where they leave the sign open."""
     open_units = bounds.unstable.flatten(1).nonzero()
     if len(open_units) == 0:
         return bounds
     lowers, uppers = [], []
-    for chosen in open_units.split(rows_at_once(blocks)):
-        lower, upper = unit_ends(chosen[:, 0], chosen[:, 1], blocks, slopes, ball, sizes)
+    for images, image, unit in by_image(open_units, rows_at_once(blocks)):
+        lower, upper = unit_ends(image, unit, blocks, slopes.take(images), ball.take(images), sizes.take(images))
         lowers.append(lower)
         uppers.append(upper)
     flat = open_units[:, 0] * blocks[-1].units + open_units[:, 1]
-    tight = Bounds(
-        bounds.lower.flatten().index_copy(0, flat, torch.cat(lowers)).view_as(bounds.lower),
-        bounds.upper.flatten().index_copy(0, flat, torch.cat(uppers)).view_as(bounds.upper),
-    )
-    return bounds.intersect(tight)
+    return bounds.intersect(replaced(bounds, flat, torch.cat(lowers), torch.cat(uppers)))

@@ -21,13 +21,24 @@ import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.interval import affine, at_logits, first_layer, reaches, row_error, unit_reaches, widen
+from robustcli.bounds.interval import (
+    Room,
+    affine,
+    at_logits,
+    first_layer,
+    reaches,
+    replaced,
+    row_error,
+    unit_reaches,
+    widen,
+)
 from robustcli.bounds.rounding import rounding_errors
+from robustcli.bounds.summing import additions, gamma, total, upward
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
-from robustcli.networks.rows import Rows, widest
+from robustcli.networks.rows import Rows, by_image, pull_roundings, widest
 
-CHUNK_NUMBERS = 1 << 21  # row coefficients pulled back at once without gradients: stays in the cache's reach
+CHUNK_NUMBERS = 1 << 19  # row coefficients pulled back at once without gradients: stays in the cache's reach
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,10 @@ class Relaxation:
 
     slope: Tensor
     gap: Tensor
+
+    def take(self, index: slice) -> Relaxation:
+        """The relaxation of some of the points."""
+        return Relaxation(self.slope[index], self.gap[index])
 
 
 Relax = Callable[[int, Bounds], Relaxation]
@@ -52,7 +67,13 @@ def parallelogram(bounds: Bounds) -> Relaxation:
 
 
 def dual(
-    network: Network, ball: Ball, rows: Tensor, *, known: Sequence[Bounds] | None = None, outward: bool = True
+    network: Network,
+    ball: Ball,
+    rows: Tensor,
+    *,
+    known: Sequence[Bounds] | None = None,
+    outward: bool = True,
+    rounded: Network | None = None,
 ) -> MarginBounds:
     """KW bounds for every hidden layer and lower bounds on rows @ logits.
 
@@ -62,18 +83,26 @@ def dual(
         rows: functionals of the logits, [B, T, K], e.g. from `margin_rows`.
         known: sound bounds on the hidden layers over the same balls: none of the result's is looser.
         outward: widen every bound by the rounding error (always for a certificate; False only inside training losses).
+        rounded: the network in a lower precision, to pull rows back in; what that loses is added. None: itself.
     Returns:
         margins [B, T] (differentiable in weights and points) and the hidden bounds.
     """
-    return sheared(network, ball, rows, lambda _, bounds: parallelogram(bounds), known, outward)
+    return sheared(network, ball, rows, lambda _, bounds: parallelogram(bounds), known, outward, rounded)
 
 
 def sheared(
-    network: Network, ball: Ball, rows: Tensor, relax: Relax, known: Sequence[Bounds] | None, outward: bool
+    network: Network,
+    ball: Ball,
+    rows: Tensor,
+    relax: Relax,
+    known: Sequence[Bounds] | None,
+    outward: bool,
+    rounded: Network | None = None,
 ) -> MarginBounds:
     """`dual` with the slopes of `relax` in [0, 1], from a hidden layer's position (0-based) and its bounds."""
     blocks = network.blocks
     errors = rounding_errors(network, ball) if outward else None
+    pull = Pull(network) if rounded is None else RoundedPull(rounded, ball)
     layers: list[Bounds] = []
     relaxations: list[Relaxation] = []
     middle = ball.middle()
@@ -81,18 +110,25 @@ def sheared(
         error = None if errors is None else errors[position]
         told = None if known is None else known[position]
         middle = block(middle)
+        lost = pull.lost(block, error)
+        slack = lost if error is None else lost + error
         if position == 0:
             bounds = first_bounds(block, ball, middle, error, told)
         else:
-            bounds = hidden_bounds(blocks[: position + 1], relaxations, layers[-1], middle, ball, error, told)
+            quick = quick_bounds(block, layers[-1], relaxations[-1])
+            quick = quick if error is None else widen(quick, error)
+            quick = quick if told is None else quick.intersect(told)
+            bounds = hidden_bounds(quick, pull, middle, ball, slack)
+            bounds = bounds if told is None else bounds.intersect(told)
         layers.append(bounds)
-        relaxations.append(relax(position, bounds))
+        relaxations.append(pull.through(relax(position, bounds), bounds, middle))
         middle = relaxations[-1].slope * middle + relaxations[-1].gap / 2
-    down, _ = radii(Rows.whole(rows), blocks, relaxations, ball)
-    margins = at_logits(rows, blocks[-1](middle)) - down.view(rows.shape[:2])
-    if errors is not None:
-        margins = margins - row_error(rows, errors[-1])
-    return MarginBounds(margins, layers)
+    error = None if errors is None else errors[-1]
+    lost = pull.lost(blocks[-1], error)
+    pulled = Rows.whole(rows.to(pull.dtype)).through(pull.blocks[-1])
+    down, _ = pull.radii(pulled, slice(None), ball, None)
+    margins = at_logits(rows, blocks[-1](middle)) - down.view(rows.shape[:2]) - (rows.abs() * lost.unsqueeze(1)).sum(-1)
+    return MarginBounds(margins if error is None else margins - row_error(rows, error), layers)
 
 
 def first_bounds(block: Block, ball: Ball, middle: Tensor, error: Tensor | None, known: Bounds | None = None) -> Bounds:
@@ -120,34 +156,89 @@ def first_bounds(block: Block, ball: Ball, middle: Tensor, error: Tensor | None,
     return _replaced(quick, open_units, middle, down, up, error)
 
 
-def hidden_bounds(
-    blocks: list[Block],
-    relaxations: list[Relaxation],
-    before: Bounds,
-    middle: Tensor,
-    ball: Ball,
-    error: Tensor | None,
-    known: Bounds | None = None,
-) -> Bounds:
-    """KW bounds on the last of `blocks`, whose middle values are given, for the units the quick bound leaves open."""
-    block = blocks[-1]
-    quick = quick_bounds(block, before, relaxations[-1])
-    quick = quick if error is None else widen(quick, error)
-    quick = quick if known is None else quick.intersect(known)
+class Pull:
+    """How rows come down: through these blocks and relaxations, in the network's own precision."""
+
+    def __init__(self, network: Network) -> None:
+        self.blocks = network.blocks
+        self.dtype, self.device = network.dtype, network.device
+        self.relaxations: list[Relaxation] = []
+
+    def lost(self, block: Block, error: Tensor | None) -> Tensor:
+        """What unit rows of the next block lose by rounding on their way to its input beyond the a-priori `error`,
+        [B or 1, *out_shape]."""
+        return torch.zeros(1, *block.out_shape, dtype=self.dtype, device=self.device)
+
+    def through(self, relaxation: Relaxation, bounds: Bounds, middle: Tensor) -> Relaxation:
+        """The relaxation to use for the next hidden layer, whose bounds and middle values are given."""
+        self.relaxations.append(relaxation)
+        return relaxation
+
+    def radii(self, rows: Rows, images: slice, ball: Ball, share: Tensor | None) -> tuple[Tensor, Tensor]:
+        """How far rows acting on the input of the next block, of some images, fall below and rise above their middle,
+        two [n]; `share`: what the last relaxation adds, if known."""
+        here = [relaxation.take(images) for relaxation in self.relaxations]
+        down, up, _ = radii(rows, self.blocks, here, ball.take(images), share)
+        return down, up
+
+
+class RoundedPull(Pull):
+    """The same in a lower precision, what it loses added outward.
+
+    As in `backward`, whatever the rounded row, only the difference to what a step should have computed is lost, and it
+    acts on how far values move from their middle: with R >= |g'| of the relaxed units below and S = |W| R >= |z'|,
+    A' = B W loses gamma |B| S, which wider gaps pay. The sums of numbers of one sign lose a share of themselves.
+    """
+
+    def __init__(self, network: Network, ball: Ball) -> None:
+        super().__init__(network)
+        room, unit = Room.of(ball), torch.finfo(ball.eps.dtype).eps
+        size = ball.center.abs() + torch.maximum(room.down, room.up)
+        self._reached = torch.maximum(room.down, room.up) + 4 * unit * size
+        self._floor = torch.zeros_like(ball.eps)
+
+    def lost(self, block: Block, error: Tensor | None) -> Tensor:
+        pulls, exact = pull_roundings(block), self._reached.dtype
+        self._moves = (1 + 2 * gamma(block.roundings, exact)) * block.magnitude(self._reached)
+        self._moves = self._moves if error is None else self._moves + error
+        self._drift = gamma(pulls, self.dtype) * self._moves
+        # Products below the number range: so many in a coefficient, which acts on these moves.
+        moved = block.units + self._reached.flatten(1).sum(1) + self._moves.flatten(1).sum(1)
+        self._floor = self._floor + 8 * pulls * torch.finfo(self.dtype).tiny * moved
+        return self._drift + self._floor.view(-1, *[1] * len(block.out_shape))
+
+    def through(self, relaxation: Relaxation, bounds: Bounds, middle: Tensor) -> Relaxation:
+        slope = relaxation.slope.to(self.dtype).to(relaxation.slope.dtype)
+        changed = (slope - relaxation.slope).abs() * torch.maximum(bounds.upper, -bounds.lower)
+        gap = torch.where(bounds.unstable, relaxation.gap + changed, torch.zeros_like(slope))
+        moves = torch.fmin(torch.maximum(bounds.upper - middle, middle - bounds.lower), self._moves)
+        self._reached = slope * moves + gap / 2
+        self.relaxations.append(Relaxation(slope.to(self.dtype), upward(gap + 2 * slope * self._drift, self.dtype)))
+        return Relaxation(slope, gap)
+
+    def radii(self, rows: Rows, images: slice, ball: Ball, share: Tensor | None) -> tuple[Tensor, Tensor]:
+        here = [relaxation.take(images) for relaxation in self.relaxations]
+        down, up, roundings = radii(rows, self.blocks, here, ball.take(images), share)
+        more = 1 + gamma(roundings + self.blocks[len(here)].fan_in + 16, self.dtype)
+        return more * down.to(ball.eps.dtype), more * up.to(ball.eps.dtype)
+
+
+def hidden_bounds(quick: Bounds, pull: Pull, middle: Tensor, ball: Ball, slack: Tensor) -> Bounds:
+    """KW bounds on a layer whose middle values are given, for the units the quick bounds leave open."""
     open_units = quick.unstable.flatten(1).nonzero()
     if len(open_units) == 0:
         return quick
     # The first pull of a unit row is the block's own weight row: its share of the radius is one product for all units.
-    shared = block.magnitude(relaxations[-1].gap / 2).flatten() if block.mixing == 1 else None
+    blocks = pull.blocks[: len(pull.relaxations) + 1]
+    block, gap = blocks[-1], pull.relaxations[-1].gap
+    shared = block.magnitude(gap / 2).flatten(1) if block.mixing == 1 else None
     downs, ups = [], []
-    for chosen in open_units.split(rows_at_once(blocks)):
-        image, unit = chosen.unbind(1)
-        share = None if shared is None else shared.index_select(0, image * block.units + unit)
-        down, up = _radii(Rows.outputs(block, image, unit), blocks, relaxations, ball, share)
+    for images, image, unit in by_image(open_units, rows_at_once(blocks)):
+        share = None if shared is None else shared[images].flatten().index_select(0, image * block.units + unit)
+        down, up = pull.radii(Rows.outputs(block, image, unit), images, ball, share)
         downs.append(down)
         ups.append(up)
-    tight = _replaced(quick, open_units, middle, torch.cat(downs), torch.cat(ups), error)
-    return tight if known is None else tight.intersect(known)
+    return _replaced(quick, open_units, middle, torch.cat(downs), torch.cat(ups), slack)
 
 
 def _replaced(bounds: Bounds, units: Tensor, middle: Tensor, down: Tensor, up: Tensor, error: Tensor | None) -> Bounds:
@@ -155,10 +246,7 @@ def _replaced(bounds: Bounds, units: Tensor, middle: Tensor, down: Tensor, up: T
     flat = units[:, 0] * middle[0].numel() + units[:, 1]
     at = middle.flatten().index_select(0, flat)
     slack = 0.0 if error is None else error.expand_as(middle).flatten().index_select(0, flat)
-    return Bounds(
-        bounds.lower.flatten().index_copy(0, flat, at - down - slack).view_as(middle),
-        bounds.upper.flatten().index_copy(0, flat, at + up + slack).view_as(middle),
-    )
+    return replaced(bounds, flat, at - down - slack, at + up + slack)
 
 
 def quick_bounds(block: Block, before: Bounds, relaxation: Relaxation) -> Bounds:
@@ -170,23 +258,28 @@ def quick_bounds(block: Block, before: Bounds, relaxation: Relaxation) -> Bounds
     return affine(block, relaxation.slope * before.lower, upper)
 
 
-def radii(rows: Rows, blocks: list[Block], relaxations: list[Relaxation], ball: Ball) -> tuple[Tensor, Tensor]:
-    """How far rows acting on the output of the last block fall below and rise above their middle, two [n]."""
-    return _radii(rows.through(blocks[-1]), blocks, relaxations, ball, None)
+def radii(
+    rows: Rows, blocks: Sequence[Block], relaxations: Sequence[Relaxation], ball: Ball, share: Tensor | None
+) -> tuple[Tensor, Tensor, int]:
+    """How far rows acting on the output of the last relaxation fall below and rise above their middle, two [n], and the
+    roundings in the sums of numbers of one sign that these are, what they are made of not counted.
 
-
-def _radii(
-    rows: Rows, blocks: list[Block], relaxations: list[Relaxation], ball: Ball, share: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """`radii` of rows acting on the input of the last block; `share`: what the last relaxation adds, if known."""
-    spread = rows.values.new_zeros(len(rows))
-    for block, relaxation in zip(reversed(blocks[:-1]), reversed(relaxations), strict=True):
+    Args:
+        rows: of values behind the last of `relaxations`.
+        blocks, relaxations: from the input on.
+        ball: B balls.
+        share: what the last relaxation adds, if known.
+    """
+    spread, roundings = rows.values.new_zeros(len(rows)), 0
+    for block, relaxation in zip(reversed(blocks[: len(relaxations)]), reversed(relaxations), strict=True):
         if share is None:
-            share = (rows.values.abs() * rows.gather(relaxation.gap / 2)).flatten(1).sum(1)
+            share = total(rows.values.abs() * rows.gather(relaxation.gap / 2))
+            roundings += additions(math.prod(rows.values.shape[1:]))
         spread, share = spread + share, None
         rows = rows.times(relaxation.slope).through(block)
     down, up = reaches(rows, ball)
-    return spread + down, spread + up
+    roundings += Room.of(ball).roundings(math.prod(rows.values.shape[1:])) + 2 * len(relaxations)
+    return spread + down, spread + up, roundings
 
 
 def rows_at_once(blocks: Sequence[Block]) -> int:

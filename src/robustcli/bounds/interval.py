@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from robustcli.balls import Ball, reach
 from robustcli.bounds.rounding import rounding_errors
+from robustcli.bounds.summing import additions, total, upward
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
 from robustcli.networks.rows import Rows
@@ -94,17 +95,64 @@ def unit_reaches(block: Block, ball: Ball, images: Tensor, units: Tensor) -> tup
     return torch.cat(downs), torch.cat(ups)
 
 
+@dataclass(frozen=True)
+class Room:
+    """How far the points of balls lie from `ball.middle()`.
+
+    Args:
+        down, up: room of each coordinate, [B, *input_shape]; equal for p = inf.
+        eps: radii, [B].
+        p, boxed: as of the balls.
+    """
+
+    down: Tensor
+    up: Tensor
+    eps: Tensor
+    p: float
+    boxed: bool
+
+    @classmethod
+    def of(cls, ball: Ball) -> Room:
+        """The room of balls as their arithmetic gives it."""
+        if math.isinf(ball.p):
+            low, high = ball.bounding_box()
+            half = (high - low) / 2
+            return cls(half, half, ball.eps, ball.p, ball.box is not None)
+        return cls(*ball.room(), ball.eps, ball.p, ball.box is not None)
+
+    def widened(self, slack: Tensor, share: float) -> Room:
+        """Every coordinate with `slack` [B, *input_shape] more, and everything by a share of itself."""
+        down, up = (side * (1 + share) + slack for side in (self.down, self.up))
+        return Room(down, up, self.eps * (1 + share), self.p, self.boxed)
+
+    def to(self, dtype: torch.dtype) -> Room:
+        """The same room or, in another precision, a little more."""
+        down, up, eps = (upward(each, dtype) for each in (self.down, self.up, self.eps))
+        return Room(down, up, eps, self.p, self.boxed)
+
+    def take(self, index: Tensor | slice) -> Room:
+        """The room of some of the points."""
+        return Room(self.down[index], self.up[index], self.eps[index], self.p, self.boxed)
+
+    def roundings(self, coefficients: int) -> int:
+        """Of `fall`, which sums numbers of one sign, for rows with so many coefficients."""
+        return additions(coefficients) + 8 if math.isinf(self.p) else 2 * coefficients + 64
+
+    def fall(self, rows: Rows) -> Tensor:
+        """How far each row acting on the input can fall below its value at the middle, [n]."""
+        if math.isinf(self.p):
+            return total(rows.values.abs() * rows.gather(self.down))
+        rows = rows.inside()
+        flat, eps = rows.values.flatten(1), self.eps.index_select(0, rows.image)
+        if not self.boxed:
+            return reach(flat, flat, flat, eps, self.p, boxed=False)
+        down, up = (rows.gather(side).flatten(1) for side in (self.down, self.up))
+        return reach(flat, down, up, eps, self.p, True)
+
+
 def falls(rows: Rows, ball: Ball) -> Tensor:
     """How far each row acting on the input falls below its value at `ball.middle()` over the ball, [n]."""
-    if math.isinf(ball.p):
-        low, high = ball.bounding_box()
-        return (rows.values.abs() * rows.gather((high - low) / 2)).flatten(1).sum(1)
-    rows = rows.inside()
-    flat, eps = rows.values.flatten(1), ball.eps.index_select(0, rows.image)
-    if ball.box is None:
-        return reach(flat, flat, flat, eps, ball.p, boxed=False)
-    down, up = (rows.gather(side).flatten(1) for side in ball.room())
-    return reach(flat, down, up, eps, ball.p, True)
+    return Room.of(ball).to(rows.values.dtype).fall(rows)
 
 
 def reaches(rows: Rows, ball: Ball) -> tuple[Tensor, Tensor]:
@@ -129,6 +177,19 @@ def at_logits(rows: Tensor, logits: Tensor) -> Tensor:
 def widen(bounds: Bounds, error: Tensor) -> Bounds:
     """Bounds moved outward by the rounding error."""
     return Bounds(bounds.lower - error, bounds.upper + error)
+
+
+def replaced(bounds: Bounds, units: Tensor, lower: Tensor, upper: Tensor) -> Bounds:
+    """Bounds [B, *shape] with those found for some units, [n] each, instead; `units` are flat places in [B, *shape].
+
+    What was found and is not a number (rows may leave the number range) proves nothing: the old bound stays.
+    """
+    low, high = bounds.lower.flatten(), bounds.upper.flatten()
+    lower = torch.where(lower.isnan(), low.index_select(0, units), lower)
+    upper = torch.where(upper.isnan(), high.index_select(0, units), upper)
+    return Bounds(
+        low.index_copy(0, units, lower).view_as(bounds.lower), high.index_copy(0, units, upper).view_as(bounds.upper)
+    )
 
 
 def row_error(rows: Tensor, error: Tensor) -> Tensor:

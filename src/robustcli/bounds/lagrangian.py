@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.backward import Sizes, offsets
+from robustcli.bounds.backward import offsets
 from robustcli.bounds.interval import falls
+from robustcli.bounds.sizes import Sizes
 from robustcli.bounds.types import Bounds
 from robustcli.networks.network import Block
 from robustcli.networks.rows import Rows

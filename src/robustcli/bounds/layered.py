@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.backward import Sizes
 from robustcli.bounds.optimiser import Ascent, Free, ascend
+from robustcli.bounds.sizes import Sizes
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
 from robustcli.networks.rows import Rows

@@ -49,7 +49,7 @@ def parallel(bounds: Bounds) -> Tensor:
     return torch.where(unstable, bounds.upper / width, torch.ones_like(width))
 
 
-def lines(bounds: Bounds, slope: Tensor) -> Lines:
+def lines(bounds: Bounds, slope: Tensor, rows: torch.dtype | None = None) -> Lines:
     """Lines around the ReLU on [l, u].
 
     The line above must hold exactly for the slope as rounded: its intercept is the larger of what both ends need,
@@ -58,11 +58,15 @@ def lines(bounds: Bounds, slope: Tensor) -> Lines:
     Args:
         bounds: of the pre-activations.
         slope: of the lower line, [B, *shape]; counts only at unstable units, cut to [0, 1] (no other slope is sound).
+        rows: precision of the rows that will be multiplied with the slopes, which are rounded to it; None: the bounds'.
     """
     unstable, stable = bounds.unstable, bounds.active.to(bounds.lower.dtype)
-    upper = torch.where(unstable, parallel(bounds), stable)
+    slope, rising = slope.clamp(0, 1), parallel(bounds)
+    if rows is not None:
+        slope, rising = slope.to(rows).to(slope.dtype), rising.to(rows).to(rising.dtype)
+    upper = torch.where(unstable, rising, stable)
     needed = torch.maximum(-upper * bounds.lower, bounds.upper - upper * bounds.upper)
     number = torch.finfo(upper.dtype)
     slack = 4 * number.eps * (bounds.upper.abs() + bounds.lower.abs()) + number.tiny
     gap = torch.where(unstable, needed + slack, torch.zeros_like(upper))
-    return Lines(torch.where(unstable, slope.clamp(0, 1), stable), upper, gap)
+    return Lines(torch.where(unstable, slope, stable), upper, gap)

@@ -15,6 +15,7 @@ from robustcli.bounds.crown import crown
 from robustcli.bounds.crown_ibp import crown_ibp
 from robustcli.bounds.dual import dual
 from robustcli.bounds.interval import interval
+from robustcli.bounds.precision import in_single
 from robustcli.bounds.types import MarginBounds
 from robustcli.bounds.zonotope import zonotope
 from robustcli.errors import UnknownNameError, UsageError
@@ -30,8 +31,8 @@ from robustcli.results.witnesses import Place
 BOUNDS: dict[str, Callable[..., MarginBounds]] = {
     "interval": interval,
     "crown-ibp": crown_ibp,
-    "dual": dual,
-    "crown": crown,
+    "dual": in_single(dual),
+    "crown": in_single(crown),
     "zonotope": zonotope,
     "alpha": alpha,
     "ball-offset": ball_offset,

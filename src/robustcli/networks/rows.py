@@ -10,7 +10,7 @@ image, so that bounds are computed only where they are needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from robustcli.networks.layers import Affine, Conv2d, Diagonal, Linear, Shape
 from robustcli.networks.network import Block
+from robustcli.networks.phases import spread
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,10 @@ class Rows:
         """What each row sees of its image's map, zero outside the map: maps [B, *shape] -> like `values`."""
         if self.window is None:
             if _channels_last(self.values):
+                if len(maps) == 1:
+                    return maps.contiguous(memory_format=torch.channels_last).expand(len(self), *self.shape)
                 return maps.permute(0, 2, 3, 1).contiguous().index_select(0, self.image).permute(0, 3, 1, 2)
-            return maps.index_select(0, self.image)
+            return maps.expand(len(self), *self.shape) if len(maps) == 1 else maps.index_select(0, self.image)
         window, (height, width) = self.window, self.shape[1:]
         padded = F.pad(maps, window.padding(height, width))
         tiles = padded.unfold(2, window.size, window.stride).unfold(3, window.size, window.stride)
@@ -173,12 +176,7 @@ class Rows:
             return self._through_window(layer)
         values = self.dense().values
         if isinstance(layer, Conv2d):
-            # Compiled convolutions are kept by shape: with row counts of four leading bits their number stays small.
-            spare = -len(values) % (1 << max(0, len(values).bit_length() - 4))
-            values = F.pad(values, [0, 0] * 3 + [0, spare])
-            if values.dtype == torch.float32:  # a quarter faster; float64 has no compiled convolutions
-                values = values.contiguous(memory_format=torch.channels_last)
-            values = layer.adjoint(values)[: len(self)]
+            values = _pulled(layer, values)
         else:
             values = layer.adjoint(values)
         return Rows(self.image, values, layer.in_shape)
@@ -195,16 +193,22 @@ class Rows:
     def _through_window(self, layer: Conv2d) -> Rows:
         assert self.window is not None
         window = self.window.through(layer)
-        size, channels = self.window.size, layer.out_shape[0]
-        if size == 1:
-            matrix = layer.weight.flatten(1)
+        if _phased(self.values) and self.window.size > 1:
+            values = spread(self.values, layer.weight, layer.stride, 0, (window.size, window.size))
         else:
-            eye = torch.eye(channels * size * size, dtype=self.values.dtype, device=self.values.device)
-            spread = F.conv_transpose2d(eye.view(-1, channels, size, size), layer.weight, None, layer.stride)
-            matrix = spread.flatten(1)
-        values = self.values.flatten(1) @ matrix
+            values = self.values.flatten(1) @ _window_matrix(layer, self.window.size, window.size)
         shape = (len(self), layer.in_shape[0], window.size, window.size)
-        return Rows(self.image, values.view(shape), layer.in_shape, window)
+        return Rows(self.image, values.reshape(shape), layer.in_shape, window)
+
+
+def pull_roundings(block: Block) -> int:
+    """Roundings in one coefficient that a row gets on its way through a block: weights brought to its precision, the
+    slope of the layer above and sums over the outputs that one input reaches."""
+    reached = (
+        layer.out_shape[0] * math.ceil(layer.kernel / layer.stride) ** 2 if isinstance(layer, Conv2d) else layer.fan_out
+        for layer in block.layers
+    )
+    return sum(count + 2 for count in reached) + 16
 
 
 def widest(blocks: Sequence[Block]) -> int:
@@ -218,6 +222,55 @@ def widest(blocks: Sequence[Block]) -> int:
             size = (size - 1) * layer.stride + layer.kernel
             width = max(width, min(layer.in_shape[0] * size**2, 4 * whole))
     return width
+
+
+def by_image(units: Tensor, limit: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Units in the order of their images, [n, 2] pairs of image and unit, in portions of at most `limit`: some
+    consecutive images, then the place of each unit's image among these, and the unit, [m] each.
+
+    Portions end with an image where they can: few images' maps stay in the cache, and rows of a single image see them
+    without a copy.
+    """
+    numbers, counts = (each.tolist() for each in torch.unique_consecutive(units[:, 0], return_counts=True))
+    begin = first = 0
+    while begin < len(units):
+        last, end = first, begin + min(counts[first], limit)
+        while counts[last] <= limit and last + 1 < len(counts) and end + counts[last + 1] - begin <= limit:
+            last, end = last + 1, end + counts[last + 1]
+        image, unit = units[begin:end].unbind(1)
+        yield slice(numbers[first], numbers[last] + 1), image - numbers[first], unit
+        counts[last] -= min(counts[last], limit)
+        begin, first = end, last + (counts[last] == 0)
+
+
+def _window_matrix(layer: Conv2d, size: int, larger: int) -> Tensor:
+    """The adjoint from a window of the layer's output to the larger window of its input, [C size^2, C' larger^2]."""
+    channels, inputs, kernel, _ = layer.weight.shape
+    if size == 1:
+        return layer.weight.flatten(1)
+    row = inputs * larger**2
+    matrix = layer.weight.new_zeros(channels * size**2, row)
+    # Cell (y, x) of the window has the filter in its row of the matrix, moved by (y, x) strides.
+    steps = (size**2 * row, size * row + layer.stride * larger, row + layer.stride, larger**2, larger, 1)
+    filters = matrix.as_strided((channels, size, size, inputs, kernel, kernel), steps)
+    filters.copy_(layer.weight.view(channels, 1, 1, inputs, kernel, kernel))
+    return matrix
+
+
+def _pulled(layer: Conv2d, values: Tensor) -> Tensor:
+    """The adjoint of a whole convolution, [n, *out_shape] -> [n, *in_shape]."""
+    count = len(values)
+    # Compiled convolutions are kept by shape: with row counts of four leading bits their number stays small.
+    spare = -count % (1 << max(0, count.bit_length() - 4))
+    values = F.pad(values, [0, 0] * 3 + [0, spare]) if spare else values
+    if _phased(values):
+        return spread(values, layer.weight, layer.stride, layer.padding, layer.in_shape[1:])[:count]
+    return layer.adjoint(values.contiguous(memory_format=torch.channels_last))[:count]  # a third faster channels last
+
+
+def _phased(values: Tensor) -> bool:
+    """Whether there are fast kernels for convolutions but not for transposed ones."""
+    return values.dtype == torch.float32 and values.device.type == "cpu"
 
 
 def _channels_last(values: Tensor) -> bool:
