@@ -18,7 +18,7 @@ from robustcli.bounds.backward import Shared, lowest, unit_ends
 from robustcli.bounds.crown import crown
 from robustcli.bounds.dual import Relaxation, RoundedPull, dual, parallelogram
 from robustcli.bounds.interval import interval, replaced
-from robustcli.bounds.precision import RowBound, in_single, thinly_open, trusted
+from robustcli.bounds.precision import RowBound, faithful, in_single, thinly_open, trusted
 from robustcli.bounds.relaxation import Lines, adaptive, lines
 from robustcli.bounds.sizes import Sizes
 from robustcli.bounds.types import Bounds, MarginBounds
@@ -245,3 +245,66 @@ def test_only_where_float32_can_be_trusted(monkeypatch: pytest.MonkeyPatch) -> N
     assert not trusted(cpu)
     in_single(bound)(network, ball, rows)
     assert asked[1:] == [None] * 4
+
+
+def one_unit(weight: float, above: float, shift: float, norm: dict[str, float] | None = None) -> Network:
+    """relu(weight x + shift) times `above` against a constant, float64; batch normalisation on wish."""
+    middle = [] if norm is None else [{"type": "batchnorm", "guard": norm["guard"]}]
+    network = Network.from_description(
+        {
+            "input_shape": [1],
+            "layers": [
+                {"type": "linear", "in": 1, "out": 1},
+                *middle,
+                {"type": "relu"},
+                {"type": "linear", "in": 1, "out": 2},
+            ],
+        }
+    ).double()
+    with torch.no_grad():
+        network.layers[0].weight.fill_(weight)
+        network.layers[0].bias.fill_(0.0 if norm else shift)
+        if norm:
+            network.layers[1].running_var.fill_(norm["var"])
+            network.layers[1].weight.fill_(math.sqrt(norm["var"] + norm["guard"]))
+            network.layers[1].bias.fill_(shift)
+        network.layers[-1].weight.copy_(torch.tensor([[above], [0.0]], dtype=torch.float64))
+        network.layers[-1].bias.copy_(torch.tensor([-above * shift + above * weight * 0.995, 0.0], dtype=torch.float64))
+    return network.eval()
+
+
+@pytest.mark.parametrize("bound", [dual, crown])
+@pytest.mark.parametrize(
+    ("network", "eps"),
+    [
+        (one_unit(1.0, 1.0, 10.0, {"guard": 1e-45, "var": 1e-45}), 1.0),
+        (one_unit(1e-44, 1e38, 2e-44), 1.0),
+    ],
+)
+def test_numbers_below_the_range_of_float32(bound: RowBound, network: Network, eps: float) -> None:
+    """They lose more than a share of themselves on the way to float32: such networks keep rows in float64."""
+    ball = Ball.around(torch.zeros(1, 1, dtype=torch.float64), eps, math.inf, None)
+    rows = torch.tensor([[[1.0, -1.0]]], dtype=torch.float64)
+    corners = torch.tensor([[-eps], [eps]], dtype=torch.float64)
+    logits = network(corners)
+    assert float(in_single(bound)(network, ball, rows).margins) <= float((logits[:, 0] - logits[:, 1]).min())
+    assert not faithful(network, copy.deepcopy(network).float())
+
+
+def test_arithmetic_that_is_not_trusted() -> None:
+    """Small numbers taken for 0, products that may lose bits."""
+    here = torch.device("cpu")
+    before = trusted(here)
+    try:
+        if torch.set_flush_denormal(True):
+            assert not trusted(here)
+    finally:
+        torch.set_flush_denormal(False)
+    switch = torch.backends.mkldnn.conv
+    old = switch.fp32_precision
+    try:
+        switch.fp32_precision = "bf16"
+        assert not trusted(here)
+    finally:
+        switch.fp32_precision = old
+    assert trusted(here) == before

@@ -203,12 +203,13 @@ class Rows:
 
 def pull_roundings(block: Block) -> int:
     """Roundings in one coefficient that a row gets on its way through a block: weights brought to its precision, the
-    slope of the layer above and sums over the outputs that one input reaches."""
+    slope of the layer above and sums over the outputs that one input reaches. A scale is itself made of several."""
     reached = (
         layer.out_shape[0] * math.ceil(layer.kernel / layer.stride) ** 2 if isinstance(layer, Conv2d) else layer.fan_out
         for layer in block.layers
     )
-    return sum(count + 2 for count in reached) + 16
+    scales = sum(isinstance(layer, Diagonal) for layer in block.layers)
+    return sum(count + 2 for count in reached) + 6 * scales + 16
 
 
 def widest(blocks: Sequence[Block]) -> int:
