@@ -26,6 +26,7 @@ from robustcli.balls import Ball
 from robustcli.bounds.relaxation import adaptive
 from robustcli.bounds.types import Bounds
 from robustcli.branch_and_bound import hulls
+from robustcli.branch_and_bound.beginnings import Beginning
 from robustcli.branch_and_bound.branching import choose
 from robustcli.branch_and_bound.descent import activations, descend
 from robustcli.branch_and_bound.domains import Domains
@@ -110,24 +111,6 @@ def verify(
         return search.run()
     except RobustError as error:
         return search.outcome("unknown", error.message)
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """Where a search starts: R of the system's margins, slopes for them, [R, n] float32, and signs, [R, n] int8."""
-
-    system: System
-    targets: Tensor
-    slopes: Tensor
-    signs: Tensor
-
-    @classmethod
-    def plain(cls, system: System, targets: Sequence[int]) -> Beginning:
-        """From the adaptive slopes."""
-        slopes = adaptive(Bounds(system.lower, system.upper)).to(torch.float32)
-        index = torch.tensor(targets, dtype=torch.int64, device=slopes.device)
-        slopes = slopes.repeat(len(targets), 1)
-        return cls(system, index, slopes, torch.zeros_like(slopes, dtype=torch.int8))
 
 
 class _Search:
