@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-long check format bench clean help
+.PHONY: run test test-long test-search check format bench clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: $(READY)  ## the test suite
 
 test-long: $(READY)  ## the long tests as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+test-search: $(READY)  ## the property tests on examples drawn anew
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not long" --hypothesis-profile=search
 
 check: $(READY)  ## style and types
 	$(BIN)/ruff check src tests benchmarks scripts
