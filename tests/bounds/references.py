@@ -35,7 +35,7 @@ def dense_dual(network: Network, x: Tensor, eps: float, p: float, rows: Tensor) 
         for layer in range(upto - 1, -1, -1):
             l, u = bounds[layer]
             unstable = (l < 0) & (u > 0)
-            slope = torch.where(unstable, u / (u - l), (l >= 0).to(l.dtype))
+            slope = torch.where(unstable, u / torch.where(unstable, u - l, 1.0), (l >= 0).to(l.dtype))
             value = value + (nu.clamp(max=0) * torch.where(unstable, -slope * l, 0.0)).sum(-1)
             nu = nu * slope
             value, nu = value + nu @ biases[layer], nu @ weights[layer]

@@ -122,7 +122,7 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     network = convolutional(8)
     ball, rows = question(network, 2.0, 0.3, (0.0, 1.0))
     whole = crown(network, ball, rows).margins
-    monkeypatch.setattr("robustcli.bounds.dual.CHUNK_NUMBERS", 1)
+    monkeypatch.setattr("robustcli.bounds.pull.CHUNK_NUMBERS", 1)
     torch.testing.assert_close(crown(network, ball, rows).margins, whole, atol=1e-9, rtol=0)
 
 

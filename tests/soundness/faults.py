@@ -41,7 +41,7 @@ def wrong_linf_dual_norm(patch: pytest.MonkeyPatch) -> None:
         reached = (rows.values.abs() * rows.gather((high - low) / 2)).flatten(1).amax(1)
         return reached, reached
 
-    patch.setattr("robustcli.bounds.dual.reaches", reaches)
+    patch.setattr("robustcli.bounds.pull.reaches", reaches)
 
 
 def box_dropped(patch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from robustcli.balls import Ball
 from robustcli.bounds.backward import Shared, lowest, unit_ends
-from robustcli.bounds.dual import dual, first_bounds, rows_at_once
+from robustcli.bounds.dual import dual, first_bounds
 from robustcli.bounds.interval import affine, replaced, widen
+from robustcli.bounds.pull import rows_at_once
 from robustcli.bounds.relaxation import Lines, Rule, adaptive, lines
 from robustcli.bounds.sizes import Sizes
 from robustcli.bounds.types import Bounds, MarginBounds

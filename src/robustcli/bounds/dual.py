@@ -15,43 +15,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.interval import (
-    Room,
-    affine,
-    at_logits,
-    first_layer,
-    reaches,
-    replaced,
-    row_error,
-    unit_reaches,
-    widen,
-)
+from robustcli.bounds.interval import affine, at_logits, first_layer, replaced, row_error, unit_reaches, widen
+from robustcli.bounds.pull import Pull, Relaxation, RoundedPull
+from robustcli.bounds.pull_gradients import chosen_pull
 from robustcli.bounds.rounding import rounding_errors
-from robustcli.bounds.summing import additions, gamma, total, upward
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Block, Network
-from robustcli.networks.rows import Rows, by_image, pull_roundings, widest
-
-CHUNK_NUMBERS = 1 << 19  # row coefficients pulled back at once without gradients: stays in the cache's reach
-
-
-@dataclass(frozen=True)
-class Relaxation:
-    """slope z <= relu(z) <= slope z + gap on [l, u], both [B, *shape]; no gap at stable units."""
-
-    slope: Tensor
-    gap: Tensor
-
-    def take(self, index: slice) -> Relaxation:
-        """The relaxation of some of the points."""
-        return Relaxation(self.slope[index], self.gap[index])
-
 
 Relax = Callable[[int, Bounds], Relaxation]
 
@@ -102,7 +77,7 @@ def sheared(
     """`dual` with the slopes of `relax` in [0, 1], from a hidden layer's position (0-based) and its bounds."""
     blocks = network.blocks
     errors = rounding_errors(network, ball) if outward else None
-    pull = Pull(network) if rounded is None else RoundedPull(rounded, ball)
+    pull = chosen_pull(network) if rounded is None else RoundedPull(rounded, ball)
     layers: list[Bounds] = []
     relaxations: list[Relaxation] = []
     middle = ball.middle()
@@ -125,8 +100,7 @@ def sheared(
         middle = relaxations[-1].slope * middle + relaxations[-1].gap / 2
     error = None if errors is None else errors[-1]
     lost = pull.lost(blocks[-1], error)
-    pulled = Rows.whole(rows.to(pull.dtype)).through(pull.blocks[-1])
-    down, _ = pull.radii(pulled, slice(None), ball, None)
+    down = pull.row_radii(rows.to(pull.dtype), ball)
     margins = at_logits(rows, blocks[-1](middle)) - down.view(rows.shape[:2]) - (rows.abs() * lost.unsqueeze(1)).sum(-1)
     return MarginBounds(margins if error is None else margins - row_error(rows, error), layers)
 
@@ -156,89 +130,16 @@ def first_bounds(block: Block, ball: Ball, middle: Tensor, error: Tensor | None,
     return _replaced(quick, open_units, middle, down, up, error)
 
 
-class Pull:
-    """How rows come down: through these blocks and relaxations, in the network's own precision."""
-
-    def __init__(self, network: Network) -> None:
-        self.blocks = network.blocks
-        self.dtype, self.device = network.dtype, network.device
-        self.relaxations: list[Relaxation] = []
-
-    def lost(self, block: Block, error: Tensor | None) -> Tensor:
-        """What unit rows of the next block lose by rounding on their way to its input beyond the a-priori `error`,
-        [B or 1, *out_shape]."""
-        return torch.zeros(1, *block.out_shape, dtype=self.dtype, device=self.device)
-
-    def through(self, relaxation: Relaxation, bounds: Bounds, middle: Tensor) -> Relaxation:
-        """The relaxation to use for the next hidden layer, whose bounds and middle values are given."""
-        self.relaxations.append(relaxation)
-        return relaxation
-
-    def radii(self, rows: Rows, images: slice, ball: Ball, share: Tensor | None) -> tuple[Tensor, Tensor]:
-        """How far rows acting on the input of the next block, of some images, fall below and rise above their middle,
-        two [n]; `share`: what the last relaxation adds, if known."""
-        here = [relaxation.take(images) for relaxation in self.relaxations]
-        down, up, _ = radii(rows, self.blocks, here, ball.take(images), share)
-        return down, up
-
-
-class RoundedPull(Pull):
-    """The same in a lower precision, what it loses added outward.
-
-    As in `backward`, whatever the rounded row, only the difference to what a step should have computed is lost, and it
-    acts on how far values move from their middle: with R >= |g'| of the relaxed units below and S = |W| R >= |z'|,
-    A' = B W loses gamma |B| S, which wider gaps pay. The sums of numbers of one sign lose a share of themselves.
-    """
-
-    def __init__(self, network: Network, ball: Ball) -> None:
-        super().__init__(network)
-        room, unit = Room.of(ball), torch.finfo(ball.eps.dtype).eps
-        size = ball.center.abs() + torch.maximum(room.down, room.up)
-        self._reached = torch.maximum(room.down, room.up) + 4 * unit * size
-        self._floor = torch.zeros_like(ball.eps)
-
-    def lost(self, block: Block, error: Tensor | None) -> Tensor:
-        pulls, exact = pull_roundings(block), self._reached.dtype
-        self._moves = (1 + 2 * gamma(block.roundings, exact)) * block.magnitude(self._reached)
-        self._moves = self._moves if error is None else self._moves + error
-        self._drift = gamma(pulls, self.dtype) * self._moves
-        # Products below the number range: so many in a coefficient, which acts on these moves.
-        moved = block.units + self._reached.flatten(1).sum(1) + self._moves.flatten(1).sum(1)
-        self._floor = self._floor + 8 * pulls * torch.finfo(self.dtype).tiny * moved
-        return self._drift + self._floor.view(-1, *[1] * len(block.out_shape))
-
-    def through(self, relaxation: Relaxation, bounds: Bounds, middle: Tensor) -> Relaxation:
-        slope = relaxation.slope.to(self.dtype).to(relaxation.slope.dtype)
-        changed = (slope - relaxation.slope).abs() * torch.maximum(bounds.upper, -bounds.lower)
-        gap = torch.where(bounds.unstable, relaxation.gap + changed, torch.zeros_like(slope))
-        moves = torch.fmin(torch.maximum(bounds.upper - middle, middle - bounds.lower), self._moves)
-        self._reached = slope * moves + gap / 2
-        self.relaxations.append(Relaxation(slope.to(self.dtype), upward(gap + 2 * slope * self._drift, self.dtype)))
-        return Relaxation(slope, gap)
-
-    def radii(self, rows: Rows, images: slice, ball: Ball, share: Tensor | None) -> tuple[Tensor, Tensor]:
-        here = [relaxation.take(images) for relaxation in self.relaxations]
-        down, up, roundings = radii(rows, self.blocks, here, ball.take(images), share)
-        more = 1 + gamma(roundings + self.blocks[len(here)].fan_in + 16, self.dtype)
-        return more * down.to(ball.eps.dtype), more * up.to(ball.eps.dtype)
-
-
 def hidden_bounds(quick: Bounds, pull: Pull, middle: Tensor, ball: Ball, slack: Tensor) -> Bounds:
     """KW bounds on a layer whose middle values are given, for the units the quick bounds leave open."""
     open_units = quick.unstable.flatten(1).nonzero()
     if len(open_units) == 0:
         return quick
     # The first pull of a unit row is the block's own weight row: its share of the radius is one product for all units.
-    blocks = pull.blocks[: len(pull.relaxations) + 1]
-    block, gap = blocks[-1], pull.relaxations[-1].gap
+    block, gap = pull.blocks[len(pull.relaxations)], pull.relaxations[-1].gap
     shared = block.magnitude(gap / 2).flatten(1) if block.mixing == 1 else None
-    downs, ups = [], []
-    for images, image, unit in by_image(open_units, rows_at_once(blocks)):
-        share = None if shared is None else shared[images].flatten().index_select(0, image * block.units + unit)
-        down, up = pull.radii(Rows.outputs(block, image, unit), images, ball, share)
-        downs.append(down)
-        ups.append(up)
-    return _replaced(quick, open_units, middle, torch.cat(downs), torch.cat(ups), slack)
+    down, up = pull.unit_radii(open_units, ball, shared)
+    return _replaced(quick, open_units, middle, down, up, slack)
 
 
 def _replaced(bounds: Bounds, units: Tensor, middle: Tensor, down: Tensor, up: Tensor, error: Tensor | None) -> Bounds:
@@ -256,34 +157,3 @@ def quick_bounds(block: Block, before: Bounds, relaxation: Relaxation) -> Bounds
     """
     upper = torch.where(before.unstable, before.upper, relaxation.slope * before.upper)
     return affine(block, relaxation.slope * before.lower, upper)
-
-
-def radii(
-    rows: Rows, blocks: Sequence[Block], relaxations: Sequence[Relaxation], ball: Ball, share: Tensor | None
-) -> tuple[Tensor, Tensor, int]:
-    """How far rows acting on the output of the last relaxation fall below and rise above their middle, two [n], and the
-    roundings in the sums of numbers of one sign that these are, what they are made of not counted.
-
-    Args:
-        rows: of values behind the last of `relaxations`.
-        blocks, relaxations: from the input on.
-        ball: B balls.
-        share: what the last relaxation adds, if known.
-    """
-    spread, roundings = rows.values.new_zeros(len(rows)), 0
-    for block, relaxation in zip(reversed(blocks[: len(relaxations)]), reversed(relaxations), strict=True):
-        if share is None:
-            share = total(rows.values.abs() * rows.gather(relaxation.gap / 2))
-            roundings += additions(math.prod(rows.values.shape[1:]))
-        spread, share = spread + share, None
-        rows = rows.times(relaxation.slope).through(block)
-    down, up = reaches(rows, ball)
-    roundings += Room.of(ball).roundings(math.prod(rows.values.shape[1:])) + 2 * len(relaxations)
-    return spread + down, spread + up, roundings
-
-
-def rows_at_once(blocks: Sequence[Block]) -> int:
-    """How many rows fit the chunk; all of them while gradients are recorded (they would be kept anyway)."""
-    if torch.is_grad_enabled() and any(w.requires_grad for layer in blocks[-1].layers for w in layer.parameters()):
-        return 1 << 30
-    return max(16, CHUNK_NUMBERS // widest(blocks))

@@ -7,7 +7,7 @@ a = (i + p) mod s see the same taps, at coarse positions m = j + q:
 
 in either direction. The s^2 phases are the channels of one convolution over Q x Q cells, Q = ceil(k / s), and are then
 put in their places. In float32 a CPU has fast kernels for that: two to four times as fast as the transposed convolution
-for inputs of few channels, a third faster for sixteen.
+for inputs of few channels, a third faster for sixteen. Its gradients are a strided convolution and its weights'.
 """
 
 from __future__ import annotations
@@ -17,13 +17,60 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 FEW_CHANNELS = 8  # fewer are put in their places faster one by one
 
 
 def spread(values: Tensor, weight: Tensor, stride: int, padding: int, shape: Sequence[int]) -> Tensor:
     """The adjoint of a convolution: values [N, C, rows, columns] spread to [N, C', *shape]; weight [C, C', k, k]."""
+    found: Tensor = _Spread.apply(values, weight, stride, padding, shape)
+    return found
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, values: Tensor, weight: Tensor, stride: int, padding: int, shape: Sequence[int]
+    ) -> Tensor:
+        values = values.contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(values, weight)
+        ctx.stride, ctx.padding = stride, padding  # type: ignore[attr-defined]
+        count = len(values)
+        # Compiled convolutions are kept by shape: with row counts of four leading bits their number stays small.
+        return _by_phases(with_zeros(values, -count % granule(count)), weight, stride, padding, shape)[:count]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        values, weight = ctx.saved_tensors
+        count, back, own = len(values), None, None
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        spare = -count % granule(count)
+        gradient, values = with_zeros(gradient, spare), with_zeros(values, spare)
+        if ctx.needs_input_grad[0]:
+            back = F.conv2d(gradient, weight, None, ctx.stride, ctx.padding)[:count]
+        if ctx.needs_input_grad[1]:
+            own = conv2d_weight(gradient, weight.shape, values, ctx.stride, ctx.padding)
+        return back, own, None, None, None
+
+
+def granule(count: int) -> int:
+    """The power of two that a number with four leading bits is a multiple of."""
+    return 1 << max(0, count.bit_length() - 4)
+
+
+def with_zeros(values: Tensor, spare: int) -> Tensor:
+    """Values with so many rows of zeros more."""
+    if not spare:
+        return values
+    rest = values.new_zeros(spare, *values.shape[1:])
+    last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return torch.cat([values, rest.contiguous(memory_format=torch.channels_last) if last else rest])
+
+
+def _by_phases(values: Tensor, weight: Tensor, stride: int, padding: int, shape: Sequence[int]) -> Tensor:
     taps = math.ceil(weight.shape[2] / stride)
     few = weight.shape[1] < FEW_CHANNELS
     values = values.contiguous(memory_format=torch.contiguous_format if few else torch.channels_last)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from robustcli.networks.layers import Affine, Conv2d, Diagonal, Linear, Shape
 from robustcli.networks.network import Block
-from robustcli.networks.phases import spread
+from robustcli.networks.phases import granule, spread, with_zeros
 
 
 @dataclass(frozen=True)
@@ -260,12 +260,10 @@ def _window_matrix(layer: Conv2d, size: int, larger: int) -> Tensor:
 
 def _pulled(layer: Conv2d, values: Tensor) -> Tensor:
     """The adjoint of a whole convolution, [n, *out_shape] -> [n, *in_shape]."""
-    count = len(values)
-    # Compiled convolutions are kept by shape: with row counts of four leading bits their number stays small.
-    spare = -count % (1 << max(0, count.bit_length() - 4))
-    values = F.pad(values, [0, 0] * 3 + [0, spare]) if spare else values
     if _phased(values):
-        return spread(values, layer.weight, layer.stride, layer.padding, layer.in_shape[1:])[:count]
+        return spread(values, layer.weight, layer.stride, layer.padding, layer.in_shape[1:])
+    count = len(values)
+    values = with_zeros(values, -count % granule(count))  # see `phases`
     return layer.adjoint(values.contiguous(memory_format=torch.channels_last))[:count]  # a third faster channels last
 
 
