@@ -42,6 +42,22 @@ def test_first_digit_of_uci():
     assert load("digits", "train").images[0, 0, 0].tolist() == row
 
 
+def test_toy_points_are_those_of_their_generators():
+    """Farther than 0.32 apart in l1, as drawn; balls of the radius 0.08 in linf do not meet."""
+    random, points = np.random.RandomState(3), []
+    while len(points) < 12:
+        point = random.uniform(size=2)
+        if all(np.abs(point - other).sum() > 0.32 for other in points):
+            points.append(point)
+    toy = load("toy-2d", "train")
+    assert np.array_equal(toy.images, np.array(points, np.float32))
+    labels = (torch.rand(12, generator=torch.Generator().manual_seed(1)) + 0.5).long()
+    assert toy.labels.tolist() == labels.tolist()
+    apart = np.abs(toy.images[:, None] - toy.images).max(2) + np.eye(12)
+    assert apart.min() > 2 * spec("toy-2d").eps["linf"]
+    assert toy.hash == load("toy-2d", "test").hash == CONTENT["toy-2d", "train"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_points_are_scaled_in_the_requested_type(dtype):
     split = load("digits", "test")

@@ -40,8 +40,8 @@ def test_radii_of_paper_001(name, radii):
     assert declared.own_eps == ()
 
 
-def test_only_features_are_unboxed():
-    assert [name for name in names() if spec(name).box is None] == ["har"]
+def test_features_and_the_toy_are_unboxed():
+    assert [name for name in names() if spec(name).box is None] == ["har", "toy-2d"]
 
 
 def test_unknown_name_and_norm():

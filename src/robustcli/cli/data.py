@@ -48,13 +48,13 @@ def list_command(wanted: Names = None, as_json: Json = False, data_dir: DataDir 
             "-" if declared.box is None else f"[{declared.box[0]:g},{declared.box[1]:g}]",
             "/".join(str(declared.rows.get(split, "-")) for split in ("train", "test")),
             " ".join(radius_text(declared, norm) for norm in ("l1", "l2", "linf")),
-            "shipped" if declared.name == "digits" else states[declared.name].status,
+            "shipped" if declared.shipped else states[declared.name].status,
         )
     console.print(table)
     if any(declared.own_eps for declared in specs):
         console.print("* a radius of this project, in no paper", style="dim", highlight=False)
     for name, state in states.items():
-        if state.folder is not None and name != "digits":
+        if state.folder is not None and not spec(name).shipped:
             rows = ", ".join(f"{split} {s.rows or '?'}" for split, s in state.splits.items() if s.status != "missing")
             console.print(f"{name}: {rows} in {state.folder}", soft_wrap=True, highlight=False)
     console.print(f"searched: {', '.join(str(root) for root in roots(data_dir))}", soft_wrap=True, highlight=False)
@@ -74,9 +74,9 @@ def fetch_command(
     for name in chosen:  # before a progress display begins
         if name not in names():
             raise UnknownNameError("data set", name, names())
-    if "digits" in chosen:
-        typer.echo("digits: shipped with the package, nothing to fetch")
-        chosen.remove("digits")
+    for name in [name for name in chosen if spec(name).shipped]:
+        typer.echo(f"{name}: shipped with the package, nothing to fetch")
+        chosen.remove(name)
     columns = (TextColumn("{task.description}"), BarColumn(15), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}

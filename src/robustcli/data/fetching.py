@@ -66,7 +66,7 @@ def fetch(name: str, data_dir: Path | None = None, progress: Progress = _silent)
     Returns:
         the official files.
     Raises:
-        UsageError: for digits, npz:PATH and unknown names, or when the folder cannot be written.
+        UsageError: for what is shipped, npz:PATH and unknown names, or when the folder cannot be written.
         DataError: when a file cannot be had from any address; says which files to put where.
     """
     problems: list[str] = []

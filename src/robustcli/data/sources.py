@@ -179,7 +179,7 @@ def source(name: str) -> Source:
     """The official files of a data set that is downloaded.
 
     Raises:
-        UsageError: for digits (shipped), npz:PATH (the user's own), and unknown names.
+        UsageError: for what is shipped, npz:PATH (the user's own), and unknown names.
     """
     if name in SOURCES:
         return SOURCES[name]

@@ -4,7 +4,7 @@ A network sees the stored values divided by `scale`. Mean and standard deviation
 applied by a layer of the network where a recipe asks for it, never here.
 
 Radii: Tables 1 of the papers 000 (l2, linf) and 001 (l1, l2, linf) for mnist, fashion-mnist, gtsrb and cifar10; 003 for
-linf on svhn and har. Norms listed in `own_eps` appear in no paper: their radii are this project's choice.
+linf on svhn, har and toy-2d. Norms listed in `own_eps` appear in no paper: their radii are this project's choice.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Spec:
         class_names: one per class, or empty.
         licence: terms as stated by the authors.
         sources: where the data set comes from, first the authors.
+        shipped: it is part of the package.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Spec:
     class_names: tuple[str, ...] = ()
     licence: str = "not stated"
     sources: tuple[str, ...] = field(default=())
+    shipped: bool = False
 
     @property
     def dimension(self) -> int:
@@ -93,6 +95,7 @@ SPECS = {
             class_names=DIGIT_NAMES,
             licence="CC BY 4.0",
             sources=("https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",),
+            shipped=True,
         ),
         Spec(
             name="mnist",
@@ -198,6 +201,22 @@ SPECS = {
             class_names=("walking", "walking upstairs", "walking downstairs", "sitting", "standing", "laying"),
             licence="CC BY 4.0 (UCI); the archive's README asks for citation and excludes commercial use",
             sources=("https://archive.ics.uci.edu/dataset/240/human+activity+recognition+using+smartphones",),
+        ),
+        Spec(
+            name="toy-2d",
+            title="The 12 points in the plane of 003 (Fig. 3), training and test points in one",
+            input_shape=(2,),
+            classes=2,
+            box=None,
+            scale=1.0,
+            mean=None,
+            std=None,
+            eps=Radii(l1=0.16, l2=0.12, linf=0.08),
+            own_eps=("l1", "l2"),
+            rows={"train": 12, "test": 12},
+            licence="none needed: random numbers",
+            sources=("https://arxiv.org/abs/1711.00851",),
+            shipped=True,
         ),
     )
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustcli.data.readers import cifar, digits, gtsrb, har, idx, npz, svhn
+from robustcli.data.readers import cifar, digits, gtsrb, har, idx, npz, svhn, toy
 from robustcli.data.readers.base import Reader
 
 OFFICIAL: dict[str, Reader] = {
@@ -13,5 +13,6 @@ OFFICIAL: dict[str, Reader] = {
     "svhn": svhn.READER,
     "gtsrb": gtsrb.READER,
     "har": har.READER,
+    "toy-2d": toy.READER,
 }
 ARRAYS = npz.READER
