@@ -78,7 +78,7 @@ def study(network: Network, ball: Ball, label: Tensor, exact: float) -> dict[str
     rung("LP, tight layers", tightened)
     if exact > 0 and math.isinf(ball.p):
         rung("exact", lambda: minima(network, ball, rows, tight, exact))
-    sets, indicators = IndexSets.of(layers), tightness(network, ball, rows, layers)
+    sets, indicators = IndexSets.of(layers), tightness(network, ball, rows, first)
     return {
         "targets": targets[0].tolist(),
         "margins": margins,

@@ -15,8 +15,6 @@ import argparse
 import itertools
 import json
 import random
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,13 +139,7 @@ def main(given: list[str] | None = None) -> None:
             "eps": recipe.eps,
             "ranking": best,
             "runs": answers,
-            "provenance": {
-                "command": shlex.join(["python", *sys.argv]),
-                "commit": provenance.commit(),
-                "versions": provenance.versions(),
-                "hardware": provenance.hardware(),
-                "time": provenance.now(),
-            },
+            "provenance": provenance.of_script(),
         }
         write_text(options.out, json.dumps(document, indent=1) + "\n")
         found = answers[-1]

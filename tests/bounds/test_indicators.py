@@ -34,7 +34,7 @@ def test_golden_toy_is_tight() -> None:
     bounds = dual(network, ball, rows)
     assert float(bounds.margins) == pytest.approx(-0.08, abs=1e-9)
     assert float(network(torch.tensor([[0.3, 0.22]], dtype=torch.float64))) == pytest.approx(-0.08)
-    found = tightness(network, ball, rows, bounds.layers)
+    found = tightness(network, ball, rows, bounds)
     assert float(found.gap) == pytest.approx(0, abs=1e-9)
     assert float(found.distance) == pytest.approx(0, abs=1e-9)
 
@@ -67,7 +67,7 @@ def test_follows_its_definition(network: Network, kind: tuple) -> None:
     ball = Ball.around(x, eps, p, box)
     rows, _ = margin_rows(network(x).argmax(1), network.classes, torch.float64)
     bounds = dual(network, ball, rows)
-    found = tightness(network, ball, rows, bounds.layers)
+    found = tightness(network, ball, rows, bounds)
     maps = [torch.tensor(matrix) for matrix, _ in weights(network)]
     for point in range(2):
         for t in range(rows.shape[1]):
@@ -100,8 +100,8 @@ def test_a_net_without_open_units_is_tight() -> None:
     x = torch.full((1, 3), 0.5, dtype=torch.float64)
     ball = Ball.around(x, 1e-6, math.inf, None)
     rows, _ = margin_rows(network(x).argmax(1), 3, torch.float64)
-    layers = dual(network, ball, rows).layers
-    assert int(IndexSets.of(layers).unstable.sum()) == 0
-    found = tightness(network, ball, rows, layers)
+    bounds = dual(network, ball, rows)
+    assert int(IndexSets.of(bounds.layers).unstable.sum()) == 0
+    found = tightness(network, ball, rows, bounds)
     assert found.gap.abs().max() < 1e-9
     assert torch.equal(found.distance, torch.zeros_like(found.distance))

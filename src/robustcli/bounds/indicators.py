@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
-from robustcli.bounds.crown import backward_margins
-from robustcli.bounds.relaxation import lines, parallel
-from robustcli.bounds.types import Bounds
+from robustcli.bounds.relaxation import Rule, lines, parallel
+from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.networks.network import Network
 from robustcli.networks.rows import Rows
 
@@ -52,39 +51,59 @@ class Tightness:
     distance: Tensor
 
 
-@torch.no_grad()
-def tightness(network: Network, ball: Ball, rows: Tensor, layers: Sequence[Bounds]) -> Tightness:
-    """How tight the Fast-Lin relaxation with these hidden bounds is (004, algorithm 1).
+def tightness(network: Network, ball: Ball, rows: Tensor, found: MarginBounds, rule: Rule = parallel) -> Tightness:
+    """How tight a relaxation is whose lower lines have the slopes of `rule` (004, algorithm 1).
 
-    The worst input x' of the relaxation minimises the row pulled down to it. There, with A_l the row on the outputs of
-    layer l, the relaxed unit lies on its upper line where A_l < 0, which meets the ReLU at z = l and z = u, and on its
-    lower line elsewhere, which meets it at z = 0; r is the mean distance of z(x') to the nearest of these.
+    The network's own values z(x') are compared with the relaxed solution at x', its worst input: a unit on its upper
+    line meets the ReLU at z = l and z = u, one on its lower line at z = 0; r is the mean distance of z(x') to the
+    nearest of these.
+
+    Gradients flow through z(x'), the margins and the hidden bounds. The input x' and the choice of lines and ends count
+    as constants; over linf balls they are, up to jumps.
 
     Args:
         network: same precision as the ball.
         ball: B balls, p = 1, 2 or inf.
         rows: functionals of the logits, [B, T, K], e.g. from `margin_rows`.
-        layers: bounds on the hidden layers, e.g. of `dual`.
+        found: the margins of the relaxation, and the hidden bounds it rests on, e.g. of `dual`.
+        rule: `parallel` (Fast-Lin = KW dual) or `adaptive` (CROWN).
     """
-    here = Rows.whole(rows)
-    above: list[Tensor] = []
-    for position in range(len(network.blocks) - 1, -1, -1):
-        here = here.through(network.blocks[position]).dense()
-        if position:
-            above.insert(0, here.values < 0)
-            bounds = layers[position - 1]
-            here = here.times(lines(bounds, parallel(bounds)).upper)
-    worst = ball.minimiser(here.values.view(*rows.shape[:2], *network.input_shape)).flatten(0, 1)
+    worst, raised, image = worst_input(network, ball, rows, found.layers, rule)
     *values, logits = network.pre_activations(worst)
     reached = (rows.flatten(0, 1) * logits).sum(1)
     distance, units = torch.zeros_like(reached), torch.zeros_like(reached)
-    for value, raised, bounds in zip(values, above, layers, strict=True):
-        lower, upper, unstable = (
-            each.index_select(0, here.image) for each in (bounds.lower, bounds.upper, bounds.unstable)
-        )
+    for value, above, bounds in zip(values, raised, found.layers, strict=True):
+        lower, upper, unstable = (each.index_select(0, image) for each in (bounds.lower, bounds.upper, bounds.unstable))
         ends = torch.minimum((value - lower).abs(), (value - upper).abs())
-        away = torch.where(raised, ends, value.abs())
+        away = torch.where(above, ends, value.abs())
         distance = distance + torch.where(unstable, away, 0.0).flatten(1).sum(1)
         units = units + unstable.flatten(1).sum(1)
-    gap = reached - backward_margins(network, ball, rows, layers, parallel, outward=False).flatten()
-    return Tightness(gap.view(rows.shape[:2]), (distance / units.clamp(min=1)).view(rows.shape[:2]))
+    gap = reached.view(rows.shape[:2]) - found.margins
+    return Tightness(gap, (distance / units.clamp(min=1)).view(rows.shape[:2]))
+
+
+@torch.no_grad()
+def worst_input(
+    network: Network, ball: Ball, rows: Tensor, layers: Sequence[Bounds], rule: Rule
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Where the relaxation is smallest (004, equations 7 to 9), for each of the B T functionals.
+
+    With A_l the row on the outputs of layer l, a relaxed unit lies on its upper line where A_l < 0 and on its lower
+    line elsewhere; the row pulled down to the input is smallest at x'.
+
+    Returns:
+        x', [B T, *input_shape]; for each hidden layer whether units lie on their upper line, [B T, *shape] bool; the
+        ball of each functional, [B T].
+    """
+    here = Rows.whole(rows)
+    raised: list[Tensor] = []
+    for position in range(len(network.blocks) - 1, -1, -1):
+        here = here.through(network.blocks[position]).dense()
+        if position:
+            bounds, above = layers[position - 1], here.values < 0
+            relaxed = lines(bounds, rule(bounds))
+            slope = torch.where(above, here.gather(relaxed.upper), here.gather(relaxed.lower))
+            raised.insert(0, above)
+            here = replace(here, values=here.values * slope)
+    pulled = here.values.view(*rows.shape[:2], *network.input_shape)
+    return ball.minimiser(pulled).flatten(0, 1), raised, here.image

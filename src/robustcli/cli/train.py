@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,13 +12,12 @@ import typer
 from rich.console import Console
 
 from robustcli.cli import common, signals
-from robustcli.cli.training_progress import Display, duration
+from robustcli.cli.training_progress import Display
 from robustcli.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from robustcli.training.distributed import Group
     from robustcli.training.evaluation import Wish
-    from robustcli.training.plan import Plan
     from robustcli.training.runs import Outcome, Request
 
 EVALUATION = "Evaluation during training"
@@ -32,6 +30,9 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Override of the recipe; the run gets a folder of its own."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of all random numbers; names the run.")] = 0,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="LIST", help="A run for each, one after another: 0-4, or 0,3,7.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; an earlier training of this run moves to previous/.")
     ] = False,
@@ -85,6 +86,9 @@ def train(
     --evaluate certifies test points in every norm as the training goes on. It
     costs time, but does not change the network.
 
+    --seeds trains the recipe once for each seed, in folders of their own, and
+    ends with mean and standard deviation. The same command goes on.
+
     Several GPUs: torchrun --nproc-per-node 2 -m robustcli train --recipe NAME
 
     Example: robust train --recipe digits-fc-kw-linf
@@ -103,15 +107,48 @@ def train(
         threads=threads,
     )
     wish = _wish(evaluate, evaluate_at, evaluate_points, request.recipe.training.epochs)
+    requests = [request] if seeds is None else _each(request, seeds, max_steps)
     if dry_run:
-        _plan(request, fresh, wish, json)
+        from robustcli.cli.training_plan import show
+
+        show(requests, fresh, wish, json)
         return
     from robustcli.training.distributed import joined, own_device
 
-    request = replace(request, device=own_device(device))
-    with joined(request.device) as group:
+    with joined(own_device(device)) as group:
         notes = Console(stderr=True, quiet=quiet or not group.leads, highlight=False)
-        _train(request, notes, fresh, max_steps, wish, group, json, verbose)
+        requests = [replace(each, device=own_device(device)) for each in requests]
+        outcomes = [_train(each, notes, fresh, max_steps, wish, group, json, verbose) for each in requests]
+        if group.leads:
+            _conclude(requests, outcomes, seeds is not None, json)
+
+
+def _each(request: Request, seeds: str, max_steps: int | None) -> list[Request]:
+    """The request with each of several seeds."""
+    from robustcli.results.seeds import several
+
+    if request.seed:
+        raise UsageError("--seed and --seeds ask for different runs", "give one of them")
+    if max_steps is not None:
+        raise UsageError("--max-steps stops one run, --seeds asks for several", "give one of them")
+    return [replace(request, seed=seed) for seed in several(seeds)]
+
+
+def _conclude(requests: list[Request], outcomes: list[Outcome], several: bool, as_json: bool) -> None:
+    """Print the document, or what several seeds have in common."""
+    documents = [document(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
+    if not several:
+        if as_json:
+            sys.stdout.write(jsonlib.dumps(documents[0], indent=2) + "\n")
+        return
+    from robustcli.cli.seeds import over, table
+
+    seeds = [request.seed for request in requests]
+    if as_json:
+        content = {"schema": "robustcli.train-seeds/1", "runs": documents} | over(outcomes)
+        sys.stdout.write(jsonlib.dumps(content, indent=2) + "\n")
+    else:
+        Console(highlight=False).print(table(seeds, outcomes))
 
 
 def _wish(evaluate: bool, at: str | None, points: int | None, epochs: int) -> Wish | None:
@@ -125,76 +162,6 @@ def _wish(evaluate: bool, at: str | None, points: int | None, epochs: int) -> Wi
     return None
 
 
-def _plan(request: Request, fresh: bool, wish: Wish | None, as_json: bool) -> None:
-    from robustcli.training.distributed import rank
-    from robustcli.training.plan import plan
-
-    if rank() > 0:
-        return
-    planned = plan(request, fresh=fresh, evaluate=wish)
-    if as_json:
-        values = vars(planned) | {"run": str(planned.run.path), "recipe": request.recipe.name, "seed": request.seed}
-        sys.stdout.write(jsonlib.dumps(values, indent=2) + "\n")
-        return
-    console = Console(highlight=False)
-    for name, text in _plan_lines(request, planned):
-        line = f"{name:<11} {text}"
-        if console.is_terminal:
-            line = textwrap.fill(line, console.width, subsequent_indent=" " * 12, break_on_hyphens=False)
-        console.print(line, soft_wrap=True, markup=False)
-
-
-def _plan_lines(request: Request, planned: Plan) -> list[tuple[str, str]]:
-    recipe, training = request.recipe, request.recipe.training
-    settings = recipe.method.model_dump(mode="json", exclude={"name"}, exclude_none=True)
-    schedule = training.schedule.model_dump(mode="json", exclude={"name"})
-    optimiser = training.optimiser.model_dump(mode="json", exclude={"name"})
-    what = {
-        "finished": "nothing: this run is finished",
-        "goes on": f"go on at epoch {planned.epoch}, step {planned.step + 1}",
-        "starts": "start a new run",
-    }[planned.status]
-    return [
-        ("run", str(planned.run.path)),
-        ("would", what),
-        ("recipe", f"{recipe.name}: {recipe.summary}"),
-        ("method", f"{recipe.method.name}: {_words(settings)}".rstrip(": ")),
-        ("eps", _words({str(norm): eps for norm, eps in recipe.eps.items()})),
-        ("data", f"{recipe.dataset}, {planned.train_rows} training and {planned.test_rows} test rows"),
-        *([("partial", planned.partial)] if planned.partial else []),
-        ("network", f"{recipe.architecture}, {planned.parameters} weights, {planned.hidden_units} hidden units"),
-        ("optimiser", f"{training.optimiser.name}: {_words(optimiser)}"),
-        ("schedule", f"{training.schedule.name}: {_words(schedule)}".rstrip(": ")),
-        ("images", f"augmentation {training.augmentation}"),
-        ("steps", f"{planned.epochs} epochs of {planned.steps_per_epoch} batches; {planned.steps_left} steps left"),
-        *([("evaluate", _evaluations(planned))] if planned.evaluations else []),
-        ("machine", f"{planned.device}, {planned.threads} threads"),
-        ("time", f"about {duration(planned.seconds)} ({planned.seconds_per_step:.3g} s a step)"),
-    ]
-
-
-def _evaluations(planned: Plan) -> str:
-    times = f"{planned.evaluations} time{'s' * (planned.evaluations > 1)}"
-    return f"{times}, about {duration(planned.seconds_per_evaluation)} each (with the weights as they are now)"
-
-
-def _words(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_word(value)}" for key, value in values.items())
-
-
-def _word(value: Any) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"{value:g}"
-        case list():
-            return " ".join(map(_word, value))
-        case dict():
-            return f"({_words(value)})"
-    return str(value)
-
-
 def _train(
     request: Request,
     notes: Console,
@@ -204,20 +171,25 @@ def _train(
     group: Group,
     as_json: bool,
     verbose: bool,
-) -> None:
+) -> Outcome:
+    """Train one run and say how it ended.
+
+    Raises:
+        Interrupted: by a signal.
+    """
     from robustcli.training.distributed import StoppedElsewhere
     from robustcli.training.runs import train as work
 
     notes.print(f"{request.recipe.name}, seed {request.seed}: {request.run.path}", soft_wrap=True, markup=False)
     if group.size > 1:
         notes.print(f"{group.size} processes share every batch")
-    with Display(notes, request.recipe.training.epochs, verbose) as display:
+    with Display(notes, request.recipe.training.epochs, verbose, request.recipe.stages) as display:
         try:
             outcome = work(request, display, display.note, fresh=fresh, max_steps=max_steps, evaluate=wish, group=group)
         except StoppedElsewhere as error:  # the first process says why
             raise typer.Exit(error.exit_code) from None
     if not group.leads:
-        return
+        return outcome
     again = "the same command goes on from here"
     if outcome.status == "interrupted":
         if outcome.run.finished:
@@ -227,12 +199,11 @@ def _train(
         done = f"{outcome.epochs_done} of {outcome.epochs} epochs done"
         raise Interrupted(f"stopped after step {outcome.steps} ({done}); the state is in {outcome.run.path}", again)
     if as_json:
-        sys.stdout.write(jsonlib.dumps(document(request, outcome), indent=2) + "\n")
-        return
+        return outcome
     console = Console(highlight=False)
     if outcome.status == "stopped":
         notes.print(f"stopped after step {outcome.steps} as asked; {again}", soft_wrap=True)
-        return
+        return outcome
     already = "already finished: " if outcome.status == "already-finished" else ""
     figure = outcome.figures.get("test_error")
     words = "" if figure is None else f", test error {100 * figure:.2f} %"
@@ -242,6 +213,7 @@ def _train(
     )
     if already:
         notes.print("train again with --fresh, or with another --seed", soft_wrap=True)
+    return outcome
 
 
 def document(request: Request, outcome: Outcome) -> dict[str, Any]:

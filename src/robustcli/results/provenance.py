@@ -11,6 +11,7 @@ import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("robustcli", "torch", "numpy", "scipy", "pydantic", "safetensors", "highspy", "gurobipy")
 
@@ -58,6 +59,17 @@ def commit() -> str | None:
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def of_script() -> dict[str, Any]:
+    """How a document of a script was made: command, commit, versions, hardware, time."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(),
+        "time": now(),
+    }
 
 
 def command_line() -> str:

@@ -5,6 +5,7 @@ recipe.yaml           the resolved recipe (absent for imported models)
 overrides.json        the `--set` overrides, as typed
 metrics.jsonl         one line an epoch
 evaluations.jsonl     one line an evaluation during training
+stage-N.safetensors   the network after a stage but the last, of methods that train in stages
 resume.safetensors    the state of an unfinished training
 results/, witnesses/  see `robustcli.results.schema`
 """
@@ -56,6 +57,10 @@ class RunFolder:
     @property
     def resume(self) -> Path:
         return self.path / "resume.safetensors"
+
+    def stage_weights(self, number: int) -> Path:
+        """The network after stage 1, 2, ... of a training in stages, the last one left out."""
+        return self.path / f"stage-{number}.safetensors"
 
     @property
     def results(self) -> Path:

@@ -1,16 +1,38 @@
-"""Mean and standard deviation over seeds."""
+"""Several seeds: as users write them, and mean and standard deviation over them."""
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from robustcli.errors import UsageError
 from robustcli.results.rows import Row
 
 Figure = Callable[[Sequence[float]], float]
 FIGURES: tuple[tuple[Literal["mean", "sd"], Figure], ...] = (("mean", statistics.fmean), ("sd", statistics.stdev))
+
+
+def several(text: str) -> list[int]:
+    """Seeds from `0-4` (both ends included), `0,3,7` or `0-2,7`; ascending, each once.
+
+    Raises:
+        UsageError: when it is no such list.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None or int(match[1]) > int(match[2] or match[1]):
+            raise UsageError(f"{text!r} is no list of seeds", "write 0-4, or 0,3,7")
+        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return sorted(found)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation (n - 1), the latter None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def over_seeds(found: Sequence[Row]) -> list[Row]:

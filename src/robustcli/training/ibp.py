@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustcli.balls import Ball
+from robustcli.bounds.relaxation import adaptive
 from robustcli.data.specs import spec
 from robustcli.networks.layers import Conv2d, Linear
 from robustcli.networks.network import Network, margin_rows
 from robustcli.norms import exponent
+from robustcli.recipes.methods import CrownIntervals
 from robustcli.recipes.methods import Intervals as Settings
 from robustcli.recipes.model import Recipe
 from robustcli.training import width
@@ -30,6 +32,8 @@ from robustcli.training.expressive import LOSSES, UNIONS, Batch, RobustLoss
 from robustcli.training.interval_pass import clean_pass
 from robustcli.training.objective import Loss, Moment, Objective
 from robustcli.training.ramps import mixed, share
+from robustcli.training.terms import Pass, Term, added
+from robustcli.training.tightness import terms
 
 SMALLEST = 1e-5
 """f where the ramp says 0: R is then the clean loss to rounding, and the regulariser has intervals to work on."""
@@ -44,12 +48,14 @@ class IntervalLoss:
         eps: final radius of each norm, factor included.
         box: input box of the norms that are boxed, or None.
         robust: R.
+        terms: added while margins take a share from CROWN-IBP.
     """
 
     settings: Settings
     eps: Mapping[str, float]
     box: tuple[float, float] | None
     robust: RobustLoss
+    terms: tuple[Term, ...] = ()
 
     def __call__(self, network: Network, points: Tensor, labels: Tensor, moment: Moment) -> Loss:
         settings, grown = self.settings, share(self.settings.ramp, moment)
@@ -80,10 +86,13 @@ class IntervalLoss:
             total = total + settings.stability * (1 - grown) * torch.stack(uneven).mean()
         if settings.l1 > 0:
             total = total + settings.l1 * weight_sum(network)
+        met = zip(batch.union.split(batch.balls), passes, strict=True)
+        related = [Pass(seen, ball, rows, found) for balls, found in met for ball in balls]
+        more, parts = added(self.terms if batch.beta > 0 else (), related, moment)
         lowest = torch.stack([found.margins.detach().amin(1) for found in passes]).amin(0)
         # Not `lowest <= 0`: a bound that is not a number certifies nothing.
         open_points = (~(lowest > 0)).to(total.dtype).mean()
-        return Loss(total, logits, {"ce": clean, "robust": robust, "robust_error": open_points})
+        return Loss(total + more, logits, {"ce": clean, "robust": robust, "robust_error": open_points} | parts)
 
     def ball(self, points: Tensor, norm: str, eps: float) -> Ball:
         """The balls of a norm around all points."""
@@ -100,4 +109,5 @@ def weight_sum(network: Network) -> Tensor:
 def make(settings: Settings, recipe: Recipe, network: Network, seed: int) -> Objective:
     """The objective of the methods `ibp`, `crown-ibp`, `mtl-ibp`, `cc-ibp`, `exp-ibp` and `sabr`."""
     eps: dict[str, float] = {norm: settings.eps_factor * recipe.eps[norm] for norm in settings.norms}
-    return IntervalLoss(settings, eps, spec(recipe.dataset).box, LOSSES[recipe.method.name](settings))
+    regularised = terms(settings.tightness, adaptive) if isinstance(settings, CrownIntervals) else ()
+    return IntervalLoss(settings, eps, spec(recipe.dataset).box, LOSSES[recipe.method.name](settings), regularised)

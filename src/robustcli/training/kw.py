@@ -2,13 +2,16 @@
 
     loss = CE(-J(x), y),   J_t(x) <= min over the ball of f_y - f_t,   J_y = 0        (003 Theorem 2, eq. 14)
 
-an upper bound on the cross-entropy of the worst point of the ball. J is the dual bound of `bounds.dual`; gradients
-flow through its slopes and intermediate bounds.
+an upper bound on the cross-entropy of the worst point of the ball. J is the dual bound of `bounds.dual`, or an estimate
+of it by random projections (`bounds.projections`), which is no upper bound; gradients flow through its slopes and
+intermediate bounds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +19,9 @@ from torch.nn import functional as F
 
 from robustcli.balls import Ball
 from robustcli.bounds.dual import dual
+from robustcli.bounds.projections import projected
+from robustcli.bounds.relaxation import parallel
+from robustcli.bounds.types import MarginBounds
 from robustcli.data.specs import spec
 from robustcli.errors import RecipeError
 from robustcli.networks.network import Network, margin_rows
@@ -23,6 +29,8 @@ from robustcli.norms import exponent
 from robustcli.recipes.methods import ConvexPolytope as Settings
 from robustcli.recipes.model import Recipe
 from robustcli.training.objective import Loss, Moment, Objective
+from robustcli.training.terms import Pass, Term, added
+from robustcli.training.tightness import terms
 
 
 def scheduled_eps(settings: Settings, eps: float, epoch: int) -> float:
@@ -35,11 +43,17 @@ def scheduled_eps(settings: Settings, eps: float, epoch: int) -> float:
     return settings.start_eps + min((epoch - 1) / settings.ramp_epochs, 1.0) * (eps - settings.start_eps)
 
 
-def robust_logits(network: Network, ball: Ball, labels: Tensor) -> Tensor:
-    """-J over all K classes, with 0 for the label itself: [B, K]."""
+Bound = Callable[[Network, Ball, Tensor], MarginBounds]
+
+exact: Bound = partial(dual, outward=False)
+
+
+def robust_logits(network: Network, ball: Ball, labels: Tensor, bound: Bound = exact) -> tuple[Tensor, Pass]:
+    """-J over all K classes, with 0 for the label itself: [B, K]; and the pass it is from."""
     rows, targets = margin_rows(labels, network.classes, ball.center.dtype)
-    margins = dual(network, ball, rows, outward=False).margins
-    return margins.new_zeros(len(labels), network.classes).scatter(1, targets, -margins)
+    found = bound(network, ball, rows)
+    worst = found.margins.new_zeros(len(labels), network.classes).scatter(1, targets, -found.margins)
+    return worst, Pass(network, ball, rows, found)
 
 
 @dataclass(frozen=True)
@@ -47,23 +61,30 @@ class RobustCrossEntropy:
     """The objective.
 
     Args:
-        settings: norm, box, schedule of eps.
+        settings: norm, box, schedule of eps, exact bounds or estimates.
         eps: final radius.
         box: input box to cut the ball with, or None.
+        terms: added to the cross-entropy.
     """
 
     settings: Settings
     eps: float
     box: tuple[float, float] | None
+    terms: tuple[Term, ...] = ()
 
     def __call__(self, network: Network, points: Tensor, labels: Tensor, moment: Moment) -> Loss:
         eps = scheduled_eps(self.settings, self.eps, moment.epoch)
         ball = Ball.around(points, eps, exponent(self.settings.norm), self.box)
-        worst = robust_logits(network, ball, labels)
-        total = F.cross_entropy(worst, labels)
+        count = self.settings.projections
+        bound = exact if count is None else partial(projected, count=count, generator=moment.generator)
+        worst, seen = robust_logits(network, ball, labels, bound)
+        more, parts = added(self.terms, [seen], moment)
+        total = F.cross_entropy(worst, labels) + more
         clean = network(points).detach()
-        robust_error = (worst.detach().amax(1) > 0).to(total.dtype).mean()
-        return Loss(total, clean, {"robust_error": robust_error, "eps": total.new_tensor(eps, dtype=torch.float64)})
+        others = worst.detach().scatter(1, labels.unsqueeze(1), -torch.inf)
+        robust_error = (~(others.amax(1) < 0)).to(total.dtype).mean()  # a bound that is no number certifies nothing
+        told = {"robust_error": robust_error, "eps": total.new_tensor(eps, dtype=torch.float64)}
+        return Loss(total, clean, told | parts)
 
 
 def make(settings: Settings, recipe: Recipe, network: Network, seed: int) -> Objective:
@@ -71,4 +92,4 @@ def make(settings: Settings, recipe: Recipe, network: Network, seed: int) -> Obj
     if settings.norm not in recipe.eps:
         raise RecipeError(f"recipe {recipe.name} trains for {settings.norm} without a radius", "add it to eps")
     box = spec(recipe.dataset).box if settings.boxed else None
-    return RobustCrossEntropy(settings, recipe.eps[settings.norm], box)
+    return RobustCrossEntropy(settings, recipe.eps[settings.norm], box, terms(settings.tightness, parallel))
