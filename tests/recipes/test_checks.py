@@ -21,6 +21,10 @@ KW = "method={name: kw, norm: linf, "
         (["method.adversarial={name: at, norms: [l1]}"], "method.adversarial.norms: l1 has no radius"),
         ([KW + "start_eps: 0.01}"], "start_eps and ramp_epochs go together"),
         ([KW + "ramp_epochs: 5}"], "start_eps and ramp_epochs go together"),
+        (
+            ["method={name: kw, norm: l1, projections: 50}", "eps={l1: 1}", "norm=l1"],
+            "method.projections: there are none",
+        ),
         ([KW + "start_eps: 0.2, ramp_epochs: 5}"], "method.start_eps: 0.2 is above eps.linf = 0.1"),
         ([KW + "start_eps: 0.01, ramp_epochs: 101}"], "method.ramp_epochs: 101 exceeds training.epochs = 100"),
         (["dataset=har", KW + "boxed: true}"], "method.boxed: har has no input box"),

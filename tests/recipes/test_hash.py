@@ -8,6 +8,7 @@ import pytest
 
 from robustcli.recipes.loading import load
 from robustcli.recipes.methods import (
+    Colt,
     ConvexPolytope,
     CrownIntervals,
     Expressive,
@@ -15,6 +16,7 @@ from robustcli.recipes.methods import (
     MaximumMargin,
     MaximumMarginUniversal,
     SmallBox,
+    Tightening,
 )
 from robustcli.recipes.model import Training
 
@@ -74,7 +76,9 @@ def test_defaults_keep_their_values() -> None:
     both = MaximumMarginUniversal(name="mmr-universal", lmbd_l1=1, lmbd_linf=1, gamma_l1=1, gamma_linf=1).model_dump()
     assert (both["selection"], both["nearest"]) == ("union", {"start": 0.2, "end": 0.05})
     kw = ConvexPolytope(name="kw", norm="linf").model_dump()
-    assert kw == {"name": "kw", "norm": "linf", "boxed": False, "start_eps": None, "ramp_epochs": 0}
+    ramp = {"start_eps": None, "ramp_epochs": 0}
+    assert kw == {"name": "kw", "norm": "linf", "boxed": False, "projections": None, "tightness": None} | ramp
+    assert Tightening().model_dump() == {"gap": 0.0, "distance": 0.0, "warmup_epochs": 20}
 
 
 def test_defaults_of_the_ibp_family_keep_their_values() -> None:
@@ -83,9 +87,17 @@ def test_defaults_of_the_ibp_family_keep_their_values() -> None:
     shared |= {"kappa": none, "beta": none, "stability": 0.0, "l1": 0.0}
     assert IntervalPropagation(name="ibp", norms=["linf"]).model_dump() == shared | {"name": "ibp"}
     crown = CrownIntervals(name="crown-ibp", norms=["linf"]).model_dump()
-    assert crown == shared | {"name": "crown-ibp", "beta": {"start": 1.0, "end": 0.0}}
+    assert crown == shared | {"name": "crown-ibp", "beta": {"start": 1.0, "end": 0.0}, "tightness": None}
     mixture = Expressive(name="mtl-ibp", norms=["linf"], alpha=0.5).model_dump()
     attack = {"steps": 1, "step_size": 10.0, "radius": 1.0}
     assert mixture == shared | {"name": "mtl-ibp", "alpha": 0.5, "attack": attack}
     small = SmallBox(name="sabr", norms=["linf"], ratio=0.5).model_dump()
     assert small == shared | {"name": "sabr", "ratio": 0.5, "attack": {"steps": 8, "step_size": 0.5, "radius": 1.0}}
+
+
+def test_defaults_of_colt_keep_their_values() -> None:
+    found = Colt(name="colt", stages=3).model_dump()
+    expected = {"name": "colt", "norm": "linf", "stages": 3, "mix_epochs": 60, "eps_factor": 1.05, "eps_growth": 1.1}
+    expected |= {"rate_decay": 1.0, "l1": 1e-5, "stability": 0.005, "stability_growth": 1.5}
+    expected |= {"bounds": "projected", "projections": 50, "attack": {"steps": 8, "step_size": 0.25}}
+    assert found == expected

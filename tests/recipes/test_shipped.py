@@ -7,6 +7,7 @@ import math
 import pytest
 
 from robustcli.data import specs
+from robustcli.networks.architectures import CI_SMALL, NAMED, architecture
 from robustcli.recipes.catalogue import choose, method_label, names, recipes_dir
 from robustcli.recipes.loading import dump, from_text, load
 from robustcli.recipes.methods import MaximumMargin, MaximumMarginUniversal
@@ -14,6 +15,7 @@ from robustcli.recipes.model import Distances, Published, Recipe
 
 Values = tuple[float, ...]
 FAMILY = {"ibp", "crown-ibp", "mtl-ibp", "cc-ibp", "exp-ibp", "sabr"}
+STABLE = {"kw+d", "kw+r", "kw+dr", "crown-ibp+r", "relu-stability"}
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,46 @@ def test_table_1_of_003(recipes: dict[str, Recipe], name: str, error: float, low
     assert (row.points, row.boxed) == ("full test set", False)
 
 
+@pytest.mark.parametrize(
+    ("name", "gap", "distance", "error", "lower", "upper"),
+    [
+        ("mnist-2x100-kw-dr-linf", 2e-3, 1, 4.73, 10.9, 13.32),
+        ("mnist-cnn-kw-dr-linf", 5e-3, 0.5, 1.09, 2.2, 3.65),
+        ("mnist-2x100-kw-dr-linf-0.3", 5e-3, 5e-3, 26.1, 44.3, 56.05),
+        ("mnist-cnn-kw-dr-linf-0.3", 5e-3, 0.5, 7.28, 13.7, 29.65),
+        ("mnist-cnn-kw-proj-r-linf", 0, 0.5, 1.51, 3.4, 4.32),
+        ("cifar10-large-kw-proj-dr-linf-8", 5e-3, 0.5, 59.82, 68.5, 73.74),
+        ("mnist-xlarge-crown-ibp-r-linf-0.3", 0, 0.5, 1.76, None, 6.64),
+        ("cifar10-xlarge-crown-ibp-r-linf-8", 0, 0.5, 53.78, None, 66.64),
+    ],
+)
+def test_regularised_rows_of_table_1_of_004(
+    recipes: dict[str, Recipe],
+    name: str,
+    gap: float,
+    distance: float,
+    error: float,
+    lower: float | None,
+    upper: float,
+) -> None:
+    recipe, row = recipes[name], _row(recipes[name], "004", "1", "linf")
+    weights = recipe.method.tightness
+    assert (weights.gap, weights.distance, weights.warmup_epochs) == (gap, distance, 20)
+    assert (row.test_error, row.lower.get("linf"), row.upper["linf"]) == (error, lower, upper)
+    assert method_label(recipe) == recipe.method.name + ("+dr" if gap else "+r")
+
+
+def test_small_models_of_004_come_in_pairs(recipes: dict[str, Recipe]) -> None:
+    """Table 2: ten networks, with and without r."""
+    rows = [
+        recipe for recipe in recipes.values() if any((row.paper, row.table) == ("004", "2") for row in recipe.published)
+    ]
+    labels = [method_label(recipe) for recipe in rows]
+    assert (labels.count("crown-ibp"), labels.count("crown-ibp+r")) == (10, 10)
+    networks = {architecture(recipe.architecture).name for recipe in rows}
+    assert networks == {item.name for item in NAMED.values() if item.paper == CI_SMALL}
+
+
 # Names of the released models: data set, network, norm; lambda, gamma, learning rate of MMR, then of MMR+AT.
 RELEASED = [
     ("mnist", "fc1", "linf", (2.0, 0.1, 1e-3), (1.0, 0.1, 1e-3)),
@@ -237,7 +279,12 @@ def test_catalogue_filters(recipes: dict[str, Recipe]) -> None:
     assert [recipe.name for recipe in chosen] == ["mnist-cnn-mmr-at-linf", "mnist-fc1-mmr-at-linf"]
     assert choose(everything, dataset="har", method="mmr") == []
     labels = {method_label(recipe) for recipe in everything}
-    assert labels == {"plain", "at", "kw", "mmr", "mmr+at", "mmr-dd", "mmr-universal", "cross-lipschitz"} | FAMILY
+    assert (
+        labels
+        == {"plain", "at", "kw", "colt", "mmr", "mmr+at", "mmr-dd", "mmr-universal", "cross-lipschitz"}
+        | FAMILY
+        | STABLE
+    )
     assert len(choose(everything, method="mmr-dd")) == 6
     assert [recipe.name for recipe in choose(everything, method="mmr", norm="l1")] == ["digits-fc-mmr-l1"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ import torch
 import typer
 from typer.testing import CliRunner, Result
 
-from robustcli.cli.train import duration, train
+from robustcli.cli.train import train
+from robustcli.cli.training_progress import duration
 from robustcli.errors import Interrupted, RecipeError, UnknownNameError, UsageError
 from robustcli.networks.checkpoints import load
 from robustcli.recipes.loading import dump
@@ -94,6 +96,67 @@ def test_dry_run_tells_and_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
     planned = json.loads(robust_train("--recipe", recipe, "--dry-run", "--json").stdout)
     assert (planned["steps_left"], planned["parameters"]) == (12, 910)
+
+
+def test_several_seeds_are_runs_of_their_own_and_a_table(recipe: Path, tmp_path: Path) -> None:
+    assert robust_train("--recipe", recipe, "--seed", "1").exit_code == 0
+    done = robust_train("--recipe", recipe, "--seeds", "0-2")
+    assert done.exit_code == 0
+    assert "already finished" in done.stdout
+    runs = tmp_path / "runs" / "tiny-plain"
+    assert sorted(path.name for path in runs.iterdir()) == ["seed-0", "seed-1", "seed-2"]
+    errors = [load(runs / f"seed-{seed}" / "weights.safetensors").metadata.figures["test_error"] for seed in range(3)]
+    rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()[-5:]}
+    wanted = {str(seed): error for seed, error in enumerate(errors)}
+    wanted |= {"mean": statistics.fmean(errors), "sd": statistics.stdev(errors)}
+    assert rows == {name: f"{100 * value:.2f}" for name, value in wanted.items()}
+    document = json.loads(robust_train("--recipe", recipe, "--seeds", "0,2", "--json").stdout)
+    assert [(run["seed"], run["status"]) for run in document["runs"]] == [
+        (0, "already-finished"),
+        (2, "already-finished"),
+    ]
+    assert document["mean"]["test error"] == statistics.fmean([errors[0], errors[2]])
+    assert document["sd"]["test error"] == statistics.stdev([errors[0], errors[2]])
+
+
+def test_several_seeds_go_on_where_they_were_stopped(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = loop.Trainer.step, []
+
+    def interrupt(trainer: loop.Trainer, order: torch.Tensor) -> None:
+        step(trainer, order)
+        seen.append(trainer.seed)
+        if len(seen) == 18:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Trainer, "step", interrupt)
+    stopped = robust_train("--recipe", recipe, "--seeds", "0-2")
+    assert isinstance(stopped.exception, Interrupted)
+    done = robust_train("--recipe", recipe, "--seeds", "0-2")
+    assert "going on at epoch 2, step 3" in done.stderr
+    assert seen == [0] * 12 + [1] * 12 + [2] * 12
+    straight = robust_train("--recipe", recipe, "--seed", "1", "--runs", tmp_path / "straight")
+    assert straight.exit_code == 0
+    one, other = (
+        load(root / "tiny-plain" / "seed-1" / "weights.safetensors").network.state_dict()
+        for root in (tmp_path / "runs", tmp_path / "straight")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_plans_of_several_seeds_and_wrong_ones(recipe: Path) -> None:
+    planned = json.loads(robust_train("--recipe", recipe, "--seeds", "3,5", "--dry-run", "--json").stdout)
+    assert [(plan["seed"], plan["status"]) for plan in planned] == [(3, "starts"), (5, "starts")]
+    for arguments, words in (
+        (["--seeds", "4-1"], "no list of seeds"),
+        (["--seeds", "0,x"], "no list of seeds"),
+        (["--seeds", "0-1", "--seed", "3"], "different runs"),
+        (["--seeds", "0-1", "--max-steps", "3"], "stops one run"),
+    ):
+        failed = robust_train("--recipe", recipe, *arguments).exception
+        assert isinstance(failed, UsageError)
+        assert words in failed.message
 
 
 def test_errors_reach_the_caller_as_errors(recipe: Path) -> None:

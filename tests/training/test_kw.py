@@ -14,13 +14,14 @@ from robustcli.recipes.methods import ConvexPolytope
 from robustcli.training.kw import RobustCrossEntropy, robust_logits, scheduled_eps
 from robustcli.training.objective import Moment
 from robustcli.training.randomness import generator
-from tests.nets import dense, golden_network
+from tests.nets import convolutional, dense, golden_network
 
 MOMENT = Moment(1, 10, 0, generator(0))
 
 
-def objective(norm: str, eps: float, boxed: bool = False) -> RobustCrossEntropy:
-    return RobustCrossEntropy(ConvexPolytope(name="kw", norm=norm, boxed=boxed), eps, (0.0, 1.0) if boxed else None)
+def objective(norm: str, eps: float, boxed: bool = False, projections: int | None = None) -> RobustCrossEntropy:
+    settings = ConvexPolytope(name="kw", norm=norm, boxed=boxed, projections=projections)
+    return RobustCrossEntropy(settings, eps, (0.0, 1.0) if boxed else None)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def objective(norm: str, eps: float, boxed: bool = False) -> RobustCrossEntropy:
 )
 def test_golden_robust_cross_entropy(norm: str, eps: float, bounds: tuple[float, float], loss: float) -> None:
     network, x, y = golden_network()
-    worst = robust_logits(network, Ball.around(x, eps, exponent(norm), None), y)
+    worst = robust_logits(network, Ball.around(x, eps, exponent(norm), None), y)[0]
     assert worst.squeeze(0).tolist() == pytest.approx([-bounds[0], 0.0, -bounds[1]], abs=1e-6)
     total = objective(norm, eps)(network, x, y, MOMENT)
     assert total.total.item() == pytest.approx(loss, abs=1e-6)
@@ -47,7 +48,7 @@ def test_the_loss_bounds_the_cross_entropy_of_every_point_of_the_ball(norm: str,
     x = torch.rand(4, 3, dtype=torch.float64, generator=generator(1))
     y = network(x).argmax(1)
     ball = Ball.around(x, 0.15, exponent(norm), (0.0, 1.0) if boxed else None)
-    worst = F.cross_entropy(robust_logits(network, ball, y), y, reduction="none")
+    worst = F.cross_entropy(robust_logits(network, ball, y)[0], y, reduction="none")
     samples = ball.sample(500, generator(2))
     for point in range(4):
         seen = F.cross_entropy(network(samples[point]), y[point].expand(500), reduction="none")
@@ -91,3 +92,31 @@ def test_a_tiny_ball_gives_the_clean_cross_entropy() -> None:
     network, x, y = golden_network()
     total = objective("linf", 1e-9)(network, x, y, MOMENT).total.item()
     assert math.isclose(total, F.cross_entropy(network(x), y).item(), abs_tol=1e-7)
+
+
+def test_projections_are_drawn_by_the_step() -> None:
+    """The same step draws the same numbers, another step others; so a training goes on as it would have."""
+    network = convolutional(4)
+    x = torch.rand(20, 1, 8, 8, dtype=torch.float64, generator=generator(1))  # more than are projected at once
+    y = network(x).argmax(1)
+    loss = objective("linf", 0.1, projections=3)
+    totals = [loss(network, x, y, Moment(1, 10, step, generator(step))).total.item() for step in (0, 0, 1)]
+    assert totals[0] == totals[1] != totals[2]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_many_projections_are_the_exact_loss(norm: str) -> None:
+    network = convolutional(4).requires_grad_()
+    x = torch.rand(3, 1, 8, 8, dtype=torch.float64, generator=generator(1))
+    y = network(x).argmax(1)
+    found, expected = (objective(norm, 0.05, projections=k)(network, x, y, MOMENT).total for k in (1000, None))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-10)
+    ours, theirs = (torch.autograd.grad(total, list(network.parameters())) for total in (found, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
+def test_bounds_that_are_no_numbers_count_as_errors() -> None:
+    network, x, y = golden_network()
+    network.layers[0].weight.data[0, 0] = math.nan
+    assert objective("linf", 0.1)(network, x, y, MOMENT).parts["robust_error"].item() == 1.0

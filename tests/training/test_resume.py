@@ -15,7 +15,7 @@ from robustcli.data.datasets import Split
 from robustcli.errors import CheckpointError, DataError, RecipeError, UsageError
 from robustcli.networks.checkpoints import load
 from robustcli.results.runs import RunFolder
-from robustcli.training import loop, runs, state
+from robustcli.training import loop, runs, stages, state
 from robustcli.training.interruption import alone_in
 from robustcli.training.runs import Outcome, train
 from tests.training.tiny import METHODS, Killed, Watch, few_rows, request, tiny_recipe
@@ -242,9 +242,9 @@ def test_divergence_names_the_step_and_keeps_the_last_good_state(tmp_path: Path)
     assert not asked.run.resume.exists()
     train(request(tmp_path / "b"), Watch(), print, max_steps=5)
     good = request(tmp_path / "b").run.resume.read_bytes()
-    real = loop.learning_rate
+    real = stages.learning_rate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "learning_rate", lambda training, epoch: 1e35 * real(training, epoch))
+        patch.setattr(stages, "learning_rate", lambda training, epoch: 1e35 * real(training, epoch))
         with pytest.raises(RecipeError, match="last good state is kept"):
             train(request(tmp_path / "b"), Watch(), print)
     assert request(tmp_path / "b").run.resume.read_bytes() == good

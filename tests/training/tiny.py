@@ -45,6 +45,27 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "ibp+stability": {"name": "ibp", "norms": ["linf"], "ramp": {"epochs": 2}, "stability": 0.5},
     "crown-ibp": {"name": "crown-ibp", "norms": ["linf"], "ramp": {"epochs": 2}},
+    "kw+tight": {
+        "name": "kw",
+        "norm": "linf",
+        "start_eps": 0.01,
+        "ramp_epochs": 2,
+        "tightness": {"gap": 0.01, "distance": 0.5, "warmup_epochs": 2},
+    },
+    "crown-ibp+tight": {
+        "name": "crown-ibp",
+        "norms": ["linf"],
+        "ramp": {"epochs": 2},
+        "tightness": {"distance": 0.5, "warmup_epochs": 1},
+    },
+    "relu-stability": {
+        "name": "relu-stability",
+        "norm": "linf",
+        "attack": {"name": "at", "norms": ["linf"], "steps": 2},
+        "ramp": {"epochs": 2},
+        "stability": 1e-3,
+        "l1": 1e-5,
+    },
     "mtl-ibp": {"name": "mtl-ibp", "norms": ["l2", "linf"], "alpha": 0.3, "union": "worst"},
     "sabr": {"name": "sabr", "norms": ["linf"], "ratio": 0.4, "attack": {"steps": 2, "step_size": 0.5}},
 }

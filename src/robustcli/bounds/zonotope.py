@@ -8,6 +8,7 @@ At lambda = u/(u-l) the gap is smallest, and the zonotope is the KW dual. All ro
 come in centre and radius (`dual`); what is lost in area may be won in the margins. As in 002 the slopes of all layers
 ascend together, by gradients that run through the hidden bounds too, on the cross-entropy of the margins; here over any
 ball, in float32, and the best slopes are evaluated once in the network's own precision, safe against rounding.
+Slopes for one margin alone may do better on it (`zonotope_per_class`).
 """
 
 from __future__ import annotations
@@ -86,6 +87,40 @@ def zonotope(
         for whole, part in zip(layers, found.layers, strict=True):
             whole.lower[images], whole.upper[images] = part.lower, part.upper
     return MarginBounds(margins, layers)
+
+
+@torch.no_grad()
+def zonotope_per_class(
+    network: Network,
+    ball: Ball,
+    rows: Tensor,
+    *,
+    known: Sequence[Bounds] | None = None,
+    outward: bool = True,
+    settings: ZonotopeSettings | None = None,
+) -> MarginBounds:
+    """`zonotope` with slopes of its own for every row that the dual leaves open: one search each (002's per class).
+
+    Arguments and result are those of `zonotope`; the hidden bounds are the tightest of all searches for a ball.
+    """
+    start = dual(network, ball, rows, known=known, outward=outward)
+    images, places = (~(start.margins > 0)).nonzero().unbind(1)
+    if not start.layers or len(images) == 0:
+        return start
+    known = [bounds.take(images) for bounds in start.layers]
+    asked = rows[images, places].unsqueeze(1)
+    found = zonotope(network, ball.take(images), asked, known=known, outward=outward, settings=settings)
+    margins = start.margins.clone()
+    margins[images, places] = torch.fmax(margins[images, places], found.margins.squeeze(1))
+    layers = [_tightest(whole, images, part) for whole, part in zip(start.layers, found.layers, strict=True)]
+    return MarginBounds(margins, layers)
+
+
+def _tightest(whole: Bounds, images: Tensor, found: Bounds) -> Bounds:
+    """Bounds of all points intersected with those found for some, which may name a point several times."""
+    index = images.view(-1, *[1] * (found.lower.dim() - 1)).expand_as(found.lower)
+    lower = whole.lower.scatter_reduce(0, index, found.lower, "amax")
+    return Bounds(lower, whole.upper.scatter_reduce(0, index, found.upper, "amin"))
 
 
 def learned(

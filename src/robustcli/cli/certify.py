@@ -23,8 +23,8 @@ def certify(
             "--method",
             "-m",
             metavar="NAME",
-            help="A stage, repeatable, in order: interval, crown-ibp, dual, crown, zonotope, alpha, ball-offset, "
-            "attack, lp, branch-and-bound. (default: interval, dual, crown)",
+            help="A stage, repeatable, in order: interval, crown-ibp, dual, crown, zonotope, zonotope-per-class, "
+            "alpha, ball-offset, attack, lp, refine, partial-mip, branch-and-bound. (default: interval, dual, crown)",
         ),
     ] = None,
     complete: Annotated[bool, typer.Option("--complete", help="Attack and all stages up to branch and bound.")] = False,
@@ -34,6 +34,18 @@ def certify(
     ] = None,
     max_nodes: Annotated[
         int | None, typer.Option("--max-nodes", min=1, help="Branch-and-bound nodes per point; reproducible.")
+    ] = None,
+    refine_layer: Annotated[
+        int | None, typer.Option("--refine-layer", min=1, help="Hidden layer that refine tightens. (default: 2)")
+    ] = None,
+    exact_from_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--exact-from-layer", min=1, help="First hidden layer that partial-mip encodes exactly. (default: last)"
+        ),
+    ] = None,
+    max_binary: Annotated[
+        int | None, typer.Option("--max-binary", min=0, help="Neurons exact in partial-mip. (default: any number)")
     ] = None,
     detect: Annotated[
         bool, typer.Option("--detect", help="Also count inputs flagged as possibly adversarial.")
@@ -61,6 +73,9 @@ def certify(
             time_limit=time_limit,
             max_nodes=max_nodes,
             seed=attack_seed,
+            refine_layer=refine_layer,
+            exact_from_layer=exact_from_layer,
+            max_binary=max_binary,
         )
         certifier = Certifier(session.network, settings, session.run.witnesses)
 

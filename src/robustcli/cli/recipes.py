@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,10 @@ REMEDY = {
     "partial": "train on the part with --set partial=true, or `robust data fetch {}`",
     "damaged": "see `robust data check {}`",
 }
+
+COLUMNS = ("recipe", "net", "method", "norm", "paper", "data")
+WIDEST = 1000
+"""Columns of a terminal that holds every table."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print only a JSON array.")]
 
@@ -47,24 +52,36 @@ def list_(
     if json:
         typer.echo(jsonlib.dumps([_entry(recipe, state[recipe.dataset]) for recipe in recipes], indent=2))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("recipe", "net", "method", "norm", "paper", "data"):
-        table.add_column(column, no_wrap=True)
-    for recipe in recipes:
-        here = state[recipe.dataset]
-        table.add_row(
-            recipe.name,
-            recipe.architecture,
-            catalogue.method_label(recipe),
-            recipe.norm,
-            recipe.origin.removeprefix("paper-"),
-            here if here == "found" else f"[yellow]{here}[/]",
-        )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    rows = [_row(recipe, state[recipe.dataset]) for recipe in recipes]
+    table = _table(COLUMNS, rows)
+    if console.measure(table, options=console.options.update(width=WIDEST)).maximum > console.width:
+        table = _table([name for name in COLUMNS if name != "net"], rows)  # the recipe's name tells the network
+    console.print(table)
     notes = Console(stderr=True, highlight=False)
     notes.print(f"{len(recipes)} recipes; `robust recipes show NAME` prints one", soft_wrap=True)
     for name in sorted(name for name, here in state.items() if here != "found"):
         notes.print(f"{name}: data {state[name]}; {REMEDY[state[name]].format(name)}", soft_wrap=True)
+
+
+def _row(recipe: Recipe, here: str) -> dict[str, str]:
+    return {
+        "recipe": recipe.name,
+        "net": recipe.architecture,
+        "method": catalogue.method_label(recipe),
+        "norm": recipe.norm,
+        "paper": recipe.origin.removeprefix("paper-"),
+        "data": here if here == "found" else f"[yellow]{here}[/]",
+    }
+
+
+def _table(columns: Sequence[str], rows: list[dict[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
+    return table
 
 
 @app.command()

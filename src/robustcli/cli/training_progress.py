@@ -27,8 +27,8 @@ def duration(seconds: float) -> str:
 class Display:
     """Progress on stderr: a bar with the time left on a terminal, now and then a line elsewhere."""
 
-    def __init__(self, console: Console, epochs: int, verbose: bool) -> None:
-        self.console, self.verbose = console, verbose
+    def __init__(self, console: Console, epochs: int, verbose: bool, stages: int = 1) -> None:
+        self.console, self.verbose, self.stages = console, verbose, stages
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
@@ -60,6 +60,8 @@ class Display:
             self.bar.start()
         loss = place.sums.loss / max(place.sums.points, 1)
         epoch = f"epoch {place.epoch}/{self.epochs}"
+        if self.stages > 1:
+            epoch = f"stage {1 + (place.epoch - 1) * self.stages // self.epochs}/{self.stages} {epoch}"
         self.bar.update(self.task, completed=done, description=epoch, words=f"loss {loss:.4f}{self.tested}")
 
     def epoch(self, record: EpochRecord, epochs: int) -> None:

@@ -43,6 +43,13 @@ class Budget(Strict):
     zonotope: ZonotopeSettings = Field(ZonotopeSettings(), description="for the slopes of zonotopes")
     time_limit: NonNegative | None = Field(None, description="seconds per point, all stages together; null: none")
     max_nodes: int | None = Field(None, ge=1, description="branch-and-bound nodes per point; null: any number")
+    refine_layer: int | None = Field(
+        None, ge=1, description="hidden layer whose bounds linear programs tighten; null: the second one"
+    )
+    exact_from_layer: int | None = Field(
+        None, ge=1, description="first hidden layer with exact neurons in the partial MIP; null: the last one"
+    )
+    max_binary: int | None = Field(None, ge=0, description="neurons exact in the partial MIP; null: any number")
 
 
 @dataclass(frozen=True)

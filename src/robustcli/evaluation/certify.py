@@ -17,11 +17,12 @@ from robustcli.bounds.dual import dual
 from robustcli.bounds.interval import interval
 from robustcli.bounds.precision import in_single
 from robustcli.bounds.types import MarginBounds
-from robustcli.bounds.zonotope import zonotope
+from robustcli.bounds.zonotope import zonotope, zonotope_per_class
 from robustcli.errors import UnknownNameError, UsageError
 from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.cascade import Budget, Cascade, Context, Stage
 from robustcli.evaluation.forecast import Forecast
+from robustcli.evaluation.partial_mip import PartialMip, Refinement
 from robustcli.evaluation.stages import Attack, Bound, BranchAndBound, LinearPrograms, Searched
 from robustcli.networks.network import Network
 from robustcli.norms import norm_name
@@ -34,6 +35,7 @@ BOUNDS: dict[str, Callable[..., MarginBounds]] = {
     "dual": in_single(dual),
     "crown": in_single(crown),
     "zonotope": zonotope,
+    "zonotope-per-class": zonotope_per_class,
     "alpha": alpha,
     "ball-offset": ball_offset,
 }
@@ -42,6 +44,7 @@ BOUNDS: dict[str, Callable[..., MarginBounds]] = {
 
 KINDS: dict[str, Callable[[Callable[..., MarginBounds]], Bound]] = {
     "zonotope": partial(Searched, argument="settings", field="zonotope"),
+    "zonotope-per-class": partial(Searched, argument="settings", field="zonotope"),
     "alpha": Searched,
     "ball-offset": partial(Searched, exponents=(2.0,)),
 }
@@ -61,7 +64,24 @@ SECONDS = 60.0
 def stages() -> dict[str, Stage]:
     """Every stage by name, in the order in which they are listed."""
     bounds: dict[str, Stage] = {name: KINDS.get(name, Bound)(bound) for name, bound in BOUNDS.items()}
-    return {**bounds, "attack": Attack(), "lp": LinearPrograms(), "branch-and-bound": BranchAndBound()}
+    return {
+        **bounds,
+        "attack": Attack(),
+        "lp": LinearPrograms(),
+        "refine": Refinement(),
+        "partial-mip": PartialMip(),
+        "branch-and-bound": BranchAndBound(),
+    }
+
+
+OPTIONS = {
+    "time_limit": ("limits branch and bound, which is not asked for", "add --complete"),
+    "max_nodes": ("limits branch and bound, which is not asked for", "add --complete"),
+    "refine_layer": ("says what --method refine tightens", "add --method refine"),
+    "exact_from_layer": ("says what --method partial-mip encodes exactly", "add --method partial-mip"),
+    "max_binary": ("says what --method partial-mip encodes exactly", "add --method partial-mip"),
+}
+"""Fields that a user sets for chosen stages only: what is wrong, and what to do, where none of those is asked for."""
 
 
 class Settings(Budget):
@@ -83,10 +103,9 @@ class Settings(Budget):
         built = next((name for name in self.methods if self.chosen[name].builds), None)
         if built is not None and not any(name in BOUNDS for name in self.methods[: self.methods.index(built)]):
             raise UsageError(f"--method {built} starts from bounds", f"put one first: --method dual --method {built}")
-        for field in ("time_limit", "max_nodes"):
-            if getattr(self, field) is not None and field not in self.heeded:
-                option = "--" + field.replace("_", "-")
-                raise UsageError(f"{option} limits branch and bound, which is not asked for", "add --complete")
+        for field, (wrong, hint) in OPTIONS.items():
+            if getattr(self, field) != type(self).model_fields[field].default and field not in self.heeded:
+                raise UsageError(f"--{field.replace('_', '-')} {wrong}", hint)
         return self
 
     @property
@@ -115,6 +134,7 @@ def resolve(
     time_limit: float | None = None,
     max_nodes: int | None = None,
     seed: int = 0,
+    **options: int | None,
 ) -> Settings:
     """The settings for one kind of ball: default stages where none are named, those that do not know the ball left out.
 
@@ -126,6 +146,7 @@ def resolve(
         time_limit: seconds per point; without `max_nodes` complete verification stops after SECONDS.
         max_nodes: branch-and-bound nodes per point.
         seed: of the attack.
+        options: of `refine` and `partial-mip` (`Budget`); None for the default.
     Raises:
         UsageError: for `methods` together with `complete`, for unknown names, for stages none of which knows the ball.
     """
@@ -140,7 +161,8 @@ def resolve(
     fitting = [name for name, stage in known.items() if stage.applies(p)]
     if not fitting:
         raise UsageError(f"--method {', --method '.join(known)} does not know {norm_name(p)}", "choose another method")
-    settings = Settings(methods=fitting, max_nodes=max_nodes, seed=seed)
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = Settings(methods=fitting, max_nodes=max_nodes, seed=seed, **given)
     if time_limit is None and max_nodes is None and "time_limit" in settings.heeded:
         time_limit = SECONDS
     return Settings(**{**dict(settings), "time_limit": time_limit})

@@ -9,9 +9,11 @@ Both describe the same set (Tjeng et al. 2019, eq. 6); `slack` has half the nonz
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from robustcli.mip.encoding import Encoding
@@ -97,6 +99,13 @@ def _problem(
         cost=np.zeros(pixels + more),
     )
     return objective(problem, encoding, 0)
+
+
+def with_binaries(problem: Problem, keep: NDArray[np.bool_]) -> Problem:
+    """The problem with binaries for some of the n neurons only; the others are relaxed to their triangles."""
+    binary = np.zeros_like(problem.binary)
+    binary[len(binary) - len(keep) :] = keep
+    return replace(problem, binary=binary)
 
 
 def objective(problem: Problem, encoding: Encoding, target: int) -> Problem:

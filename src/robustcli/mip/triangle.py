@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,7 +105,14 @@ def triangle(
 
 
 @torch.no_grad()
-def tighten(network: Network, ball: Ball, layers: Sequence[Bounds], *, seconds: float | None = None) -> list[Bounds]:
+def tighten(
+    network: Network,
+    ball: Ball,
+    layers: Sequence[Bounds],
+    *,
+    seconds: float | None = None,
+    only: Collection[int] | None = None,
+) -> list[Bounds]:
     """Hidden bounds, from the second layer on, by two linear programs for every unit they leave unstable.
 
     Each layer rests on the tightened bounds of those below (the first layer's are exact). Rarely worth its time once
@@ -115,12 +122,16 @@ def tighten(network: Network, ball: Ball, layers: Sequence[Bounds], *, seconds: 
         network, ball: as in `triangle`.
         layers: sound bounds on the hidden layers, each [1, *shape].
         seconds: for all layers together; None for no limit. What is not reached in time stays as it is.
+        only: hidden layers (0-based) to tighten; None for all.
     Returns:
         bounds nowhere looser than `layers`.
     """
     start = time.perf_counter()
     found = [layer.take(slice(None)) for layer in layers[:1]]
     for depth in range(1, len(layers)):
+        if only is not None and depth not in only:
+            found.append(layers[depth])
+            continue
         below, shape = network.below(depth), layers[depth].lower.shape
         units = layers[depth].unstable.flatten().nonzero().squeeze(1)
         one = torch.zeros(len(units), below.classes, dtype=network.dtype, device=units.device)

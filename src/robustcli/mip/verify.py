@@ -7,16 +7,18 @@ proved infeasible), or an input that the float64 forward pass misclassifies. Tim
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from robustcli.balls import Ball
 from robustcli.bounds.types import Bounds
 from robustcli.errors import UsageError
 from robustcli.mip.encoding import Encoding, encode
-from robustcli.mip.formulations import FORMULATIONS, choose, objective
+from robustcli.mip.formulations import FORMULATIONS, choose, objective, with_binaries
 from robustcli.mip.problem import Problem, Size
 from robustcli.mip.solver import FEASIBILITY, Outcome, Solver
 from robustcli.mip.witness import Witness, replay
@@ -54,7 +56,7 @@ class MipOutcome:
         witness: the misclassified input, when vulnerable.
         reason: why unknown.
         targets: one entry per target, in the order they were solved.
-        size: of the model; unstable: undecided neurons per hidden layer.
+        size: of the model of the first target; unstable: undecided neurons per hidden layer.
         solver, version, licence, formulation: what solved it.
         seconds: encoding and solving.
     """
@@ -125,6 +127,7 @@ def verify(
     formulation: str = "auto",
     threads: int = 1,
     seed: int = 0,
+    binaries: Callable[[Encoding, int], NDArray[np.bool_]] | None = None,
 ) -> MipOutcome:
     """Decide one point.
 
@@ -140,6 +143,8 @@ def verify(
         tolerance: see TOLERANCE.
         formulation: auto, slack or sub.
         threads, seed: of the solver.
+        binaries: which unstable neurons of the encoding, [n], are exact when targets[i] is solved, the others being
+            relaxed to their triangles (`partial`); None for all.
     Raises:
         UsageError: for another norm than linf.
     """
@@ -156,9 +161,10 @@ def verify(
     tolerance = max(tolerance, FEASIBILITY * float(encoding.sizes().max(initial=0.0)))
     solver, name = choose(encoding, solvers, formulation)
     problem = FORMULATIONS[name][0](encoding)
-    search = _Search(network, ball, label, encoding, problem, solver, start + seconds, tolerance, threads, seed)
+    problems = [problem if binaries is None else with_binaries(problem, binaries(encoding, i)) for i in order]
+    search = _Search(network, ball, label, encoding, solver, start + seconds, tolerance, threads, seed)
     for position, i in enumerate(order):
-        search.target(position, int(targets[i]), float(margins[i]))
+        search.target(objective(problems[position], encoding, position), int(targets[i]), float(margins[i]))
         if search.witness is not None:
             break
     proved = {entry.target: entry.bound for entry in search.done}
@@ -171,7 +177,7 @@ def verify(
         witness=search.witness,
         reason=reason,
         targets=tuple(search.done),
-        size=problem.size,
+        size=next(iter(problems), problem).size,
         unstable=encoding.unstable,
         solver=solver.name,
         version=solver.version(),
@@ -189,7 +195,6 @@ class _Search:
     ball: Ball
     label: int
     encoding: Encoding
-    problem: Problem
     solver: Solver
     deadline: float
     tolerance: float
@@ -198,13 +203,13 @@ class _Search:
     done: list[Target] = field(default_factory=list)
     witness: Witness | None = None
 
-    def target(self, position: int, target: int, before: float) -> None:
+    def target(self, problem: Problem, target: int, before: float) -> None:
         """Minimise the margin against one target and note what is proved."""
         left = self.deadline - time.perf_counter()
         if left <= 0:
             self.done.append(Target(target, before, "time limit", "not started"))
             return
-        outcome = self.minimise(objective(self.problem, self.encoding, position), left)
+        outcome = self.minimise(problem, left)
         state = self.judge(outcome)
         bound = outcome.bound if state != "solver error" else before
         if state not in ("robust", "vulnerable"):

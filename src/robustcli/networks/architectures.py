@@ -140,6 +140,11 @@ NAMED: dict[str, Architecture] = {
 }
 
 ALIASES = {"small": "cnn", "dm-large": "xlarge"}
+# Models A to J of 004, Table 2, whose order it does not state: here that of the configuration.
+ALIASES |= {
+    f"ci-{letter}": item.name
+    for letter, item in zip("abcdefghij", (item for item in NAMED.values() if item.paper == CI_SMALL), strict=True)
+}
 
 Family = tuple[str, Callable[..., Plan], str]
 PATTERNS: dict[str, Family] = {

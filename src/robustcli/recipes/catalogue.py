@@ -7,7 +7,7 @@ from pathlib import Path
 from robustcli.data import specs
 from robustcli.errors import UnknownNameError
 from robustcli.norms import NORMS
-from robustcli.recipes.methods import MaximumMargin
+from robustcli.recipes.methods import ConvexPolytope, CrownIntervals, MaximumMargin
 from robustcli.recipes.model import Recipe
 
 
@@ -35,11 +35,13 @@ def path_of(name: str) -> Path:
 
 
 def method_label(recipe: Recipe) -> str:
-    """The method as tables print it: its name; for MMR also what it leaves out or adds: `mmr-dd`, `mmr+at`."""
+    """The method as tables print it: its name, and what it leaves out or adds: `mmr-dd`, `mmr+at`, `kw+dr`."""
     method = recipe.method
-    if not isinstance(method, MaximumMargin):
-        return method.name
-    return method.name + ("" if method.boundary else "-dd") + ("" if method.adversarial is None else "+at")
+    if isinstance(method, MaximumMargin):
+        return method.name + ("" if method.boundary else "-dd") + ("" if method.adversarial is None else "+at")
+    if isinstance(method, ConvexPolytope | CrownIntervals) and method.tightness is not None:
+        return f"{method.name}+{'d' * (method.tightness.gap > 0)}{'r' * (method.tightness.distance > 0)}"
+    return method.name
 
 
 def choose(

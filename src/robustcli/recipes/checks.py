@@ -11,7 +11,7 @@ from robustcli.data.specs import OWN_PREFIX, SPECS, Spec, spec
 from robustcli.errors import UnknownNameError, UsageError
 from robustcli.networks.architectures import architecture, description
 from robustcli.norms import NORMS, check_eps, exponent, radius
-from robustcli.recipes.methods import ConvexPolytope, Intervals
+from robustcli.recipes.methods import Colt, ConvexPolytope, Intervals, ReluStability
 from robustcli.recipes.model import Recipe
 from robustcli.recipes.problems import Path, Problem
 
@@ -21,8 +21,10 @@ def disagreements(recipe: Recipe) -> list[Problem]:
     problems = list(_radii(recipe))
     if isinstance(recipe.method, ConvexPolytope):
         problems += _ramp(recipe, recipe.method)
-    if isinstance(recipe.method, Intervals):
+    if isinstance(recipe.method, Intervals | ReluStability):
         problems += _growth(recipe, recipe.method)
+    if isinstance(recipe.method, Colt):
+        problems += _stages(recipe, recipe.method)
     problems += names_and_radii(recipe.model_dump())
     known = spec(recipe.dataset) if recipe.dataset in SPECS else None
     # The user's own arrays (npz:PATH) say shape and box themselves; they are read when training starts.
@@ -93,13 +95,32 @@ def _ramp(recipe: Recipe, method: ConvexPolytope) -> Iterator[Problem]:
     if method.ramp_epochs > recipe.training.epochs:
         epochs = recipe.training.epochs
         yield Problem(("method", "ramp_epochs"), f"{method.ramp_epochs} exceeds training.epochs = {epochs}")
+    if method.projections is not None and (method.norm == "l1" or (method.norm == "l2" and method.boxed)):
+        yield Problem(("method", "projections"), "there are none for l1 balls, and none for l2 balls cut with the box")
 
 
-def _growth(recipe: Recipe, method: Intervals) -> Iterator[Problem]:
+def _growth(recipe: Recipe, method: Intervals | ReluStability) -> Iterator[Problem]:
     """A growing radius arrives before training ends."""
     last = method.ramp.start + method.ramp.epochs
     if last > (epochs := recipe.training.epochs):
         yield Problem(("method", "ramp"), f"ends after epoch {last}, beyond training.epochs = {epochs}")
+
+
+def _stages(recipe: Recipe, method: Colt) -> Iterator[Problem]:
+    """Stages of equal length, each with a ReLU to attack behind and an affine map to train; mixing fits in."""
+    epochs = recipe.training.epochs
+    if epochs % method.stages:
+        yield Problem(("training", "epochs"), f"{epochs} cannot be shared equally by {method.stages} stages")
+    elif method.mix_epochs > epochs // method.stages:
+        yield Problem(("method", "mix_epochs"), f"{method.mix_epochs} exceeds the {epochs // method.stages} of a stage")
+    if recipe.training.batch_norm:
+        yield Problem(("training", "batch_norm"), "stages freeze layers, which statistics of later batches would move")
+    try:
+        layers = len(architecture(recipe.architecture).plan)
+    except UsageError:
+        return  # said by `names_and_radii`
+    if method.stages > layers:
+        yield Problem(("method", "stages"), f"{method.stages} for {layers} hidden layers of {recipe.architecture}")
 
 
 def _data(recipe: Recipe, data: Spec) -> Iterator[Problem]:

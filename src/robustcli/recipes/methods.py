@@ -25,6 +25,14 @@ class Adversarial(Strict):
     step_size: Positive | None = Field(None, description="step in units of the norm; none: 2 eps / steps")
 
 
+class Tightening(Strict):
+    """Regularisers that make a relaxation tight (004, section 4.3)."""
+
+    gap: NonNegative = Field(0.0, description="lambda, weight of d: relaxed margins below those at the worst input")
+    distance: NonNegative = Field(0.0, description="gamma, weight of r: distance of unstable units to where lines meet")
+    warmup_epochs: int = Field(20, ge=0, description="epochs over which both grow linearly from 0")
+
+
 class ConvexPolytope(Strict):
     """Cross-entropy of the dual bound over the convex outer polytope (003, Theorem 2)."""
 
@@ -33,6 +41,10 @@ class ConvexPolytope(Strict):
     boxed: bool = Field(False, description="cut the ball with the input box (003 trains without)")
     start_eps: Positive | None = Field(None, description="eps of the first epoch; none: constant eps")
     ramp_epochs: int = Field(0, ge=0, description="epochs over which eps grows linearly from start_eps to eps")
+    projections: int | None = Field(
+        None, ge=1, description="estimate hidden bounds from so many random projections (linf; l2 without the box)"
+    )
+    tightness: Tightening | None = Field(None, description="regularisers of 004")
 
 
 class NearestUnits(Strict):
@@ -150,6 +162,7 @@ class CrownIntervals(Intervals):
 
     name: Literal["crown-ibp"]
     beta: Mix = Field(Mix(start=1.0, end=0.0), description="share of the CROWN-IBP bound in the margins")
+    tightness: Tightening | None = Field(None, description="regularisers of 004, as long as that share is above 0")
 
 
 class Expressive(Intervals):
@@ -168,6 +181,51 @@ class SmallBox(Intervals):
     attack: InnerAttack = InnerAttack(steps=8, step_size=0.5)
 
 
+class LatentAttack(Strict):
+    """PGD on the error terms of a zonotope, each in [-1, 1]."""
+
+    steps: int = Field(8, ge=1, description="forward passes, that of the training loss included: one update fewer")
+    step_size: Positive = Field(0.25, description="of each error term, along the sign of its gradient")
+
+
+class Colt(Strict):
+    """COLT: adversarial training inside the zonotope behind one ReLU after the other (002)."""
+
+    name: Literal["colt"]
+    norm: Literal["linf"] = "linf"
+    stages: int = Field(
+        ge=1, description="of equal length: attacks in the ball, behind the first ReLU, behind the second, ..."
+    )
+    mix_epochs: int = Field(60, ge=0, description="of every stage, over which its loss takes over from the last one's")
+    eps_factor: Positive = Field(1.05, description="radius of the last stage in units of the recipe's (`start`)")
+    eps_growth: Positive = Field(1.1, description="radius of every other stage in units of the next one's (`inc`)")
+    rate_decay: Positive = Field(1.0, description="learning rate of every stage in units of the one before (code)")
+    l1: NonNegative = Field(1e-5, description="weight of the sum of all absolute weights, biases left out")
+    stability: NonNegative = Field(0.005, description="weight of the next layer's relaxed area in the first stage")
+    stability_growth: Positive = Field(1.5, description="that weight in every stage in units of the one before")
+    bounds: Literal["projected", "exact"] = Field(
+        "projected", description="of hidden layers: estimated by Cauchy projections (002), or those of KW"
+    )
+    projections: int = Field(50, ge=1, description="Cauchy numbers an error term is multiplied with")
+    attack: LatentAttack = LatentAttack()
+
+
+class ReluStability(Strict):
+    """Adversarial training of networks whose units keep their sign over balls (Xiao et al. 2019)."""
+
+    name: Literal["relu-stability"]
+    norm: NormName = Field(description="of the balls on which units shall be stable")
+    attack: Adversarial
+    ramp: Ramp = Field(Ramp(), description="how the attack's radius grows; that of the bounds does not")
+    bounds: Literal["interval", "improved"] = Field(
+        "interval", description="of hidden units; improved: active units are followed down as linear maps"
+    )
+    stability: NonNegative = Field(description="weight of -sum tanh(1 + l u) over all hidden units")
+    l1: NonNegative = Field(
+        0.0, description="weight of the sum of absolute weights of the hidden layers, kernels counted at every place"
+    )
+
+
 Method = Annotated[
     Plain
     | Adversarial
@@ -178,12 +236,15 @@ Method = Annotated[
     | IntervalPropagation
     | CrownIntervals
     | Expressive
-    | SmallBox,
+    | SmallBox
+    | Colt
+    | ReluStability,
     Field(discriminator="name"),
 ]
 
 __all__ = [
     "Adversarial",
+    "Colt",
     "Conventions",
     "ConvexPolytope",
     "CrossLipschitz",
@@ -192,6 +253,7 @@ __all__ = [
     "InnerAttack",
     "IntervalPropagation",
     "Intervals",
+    "LatentAttack",
     "MaximumMargin",
     "MaximumMarginUniversal",
     "Method",
@@ -200,5 +262,7 @@ __all__ = [
     "Number",
     "Plain",
     "Ramp",
+    "ReluStability",
     "SmallBox",
+    "Tightening",
 ]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from robustcli.recipes.fields import Fraction, NonNegative, NormName, Number, Positive, Strict
-from robustcli.recipes.methods import Method, Plain
+from robustcli.recipes.methods import Colt, Method, Plain
 
 
 class Adam(Strict):
@@ -124,6 +124,11 @@ class Recipe(Strict):
     norm: NormName | Literal["union"] = Field(description="the norm evaluated by default")
     training: Training = Training()
     published: list[Published] = Field(default_factory=list)
+
+    @property
+    def stages(self) -> int:
+        """Parts of equal length that the training has."""
+        return self.method.stages if isinstance(self.method, Colt) else 1
 
     @property
     def hash(self) -> str:

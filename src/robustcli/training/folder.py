@@ -65,7 +65,7 @@ def put_away(run: RunFolder) -> Path | None:
         UsageError: when the folder cannot be written.
     """
     files = [run.weights, run.resume, run.metrics, run.evaluations, run.recipe_file, run.overrides_file]
-    files = [file for file in files if file.is_file()]
+    files = [file for file in [*files, *run.path.glob("stage-*.safetensors")] if file.is_file()]
     if not files:
         return None
     target = run.path / PREVIOUS

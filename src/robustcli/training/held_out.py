@@ -1,19 +1,22 @@
 """A cheap certified error on training rows that were kept out of training: for the progress line, and to choose by.
 
 A point counts as certified in l_p when its clean margin and its bounds over the ball are positive, in float64 and safe
-against rounding; by intervals unless asked otherwise, and with linf balls alone cut with the input box, which for l1
-and l2 would cost a lot. No test point is looked at.
+against rounding; by the bound that the method trains on, by intervals unless asked otherwise, and with linf balls alone
+cut with the input box, which for l1 and l2 would cost a lot. No test point is looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from robustcli.balls import Ball
+from robustcli.bounds.dual import dual
 from robustcli.bounds.interval import interval
+from robustcli.bounds.precision import in_single
 from robustcli.bounds.types import MarginBounds
 from robustcli.data.datasets import Split
 from robustcli.networks.network import Network, margin_rows, margins
@@ -21,11 +24,26 @@ from robustcli.norms import exponent
 from robustcli.training.distributed import ALONE, Group
 
 BATCH = 250
-POINTS = 1000
-"""How many of the rows an epoch looks at, the first ones."""
-
 
 Bound = Callable[[Network, Ball, Tensor], MarginBounds]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an epoch looks at.
+
+    Args:
+        bound: what certifies.
+        points: how many of the rows, the first ones.
+    """
+
+    bound: Bound = interval
+    points: int = 1000
+
+
+LOOKS: dict[str, Look] = {"kw": Look(in_single(dual), 1000), "colt": Look(in_single(dual), 100)}
+"""By method, where networks are trained for another bound than intervals, which then certify next to nothing. Fewer
+points where an epoch takes less time than bounding a thousand."""
 
 
 @torch.no_grad()

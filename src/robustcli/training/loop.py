@@ -18,6 +18,7 @@ from torch import Tensor
 from robustcli.data.datasets import Split
 from robustcli.errors import RecipeError
 from robustcli.files import append_lines
+from robustcli.networks import checkpoints
 from robustcli.networks.network import Network, margins
 from robustcli.recipes.model import Recipe
 from robustcli.results.runs import RunFolder
@@ -28,7 +29,8 @@ from robustcli.training.distributed import ALONE, Group
 from robustcli.training.evaluation import Evaluation
 from robustcli.training.objective import Moment, Objective
 from robustcli.training.randomness import generator
-from robustcli.training.schedules import learning_rate, optimiser
+from robustcli.training.schedules import optimiser
+from robustcli.training.stages import Stages
 from robustcli.training.state import Origin, Place, Sums
 
 SAVE_EVERY = 60.0
@@ -100,10 +102,11 @@ class Trainer:
         self.train, self.test, self.seed = train, test, seed
         self.run_folder, self.origin, self.group = run, origin, group
         self.evaluation: Evaluation | None = None
-        self.optimiser = optimiser(self.settings, network.parameters())
+        self.stages = Stages.of(recipe)
         self.augment = augmentation(self.settings.augmentation, train.spec, self.settings.padding)
         self.device = network.device
         self.place = Place()
+        self.optimiser = self.fresh_optimiser()
         self.rows = len(train) - self.settings.held_out
         if self.rows < 1:
             raise RecipeError(f"training.held_out {self.settings.held_out} leaves none of {len(train)} training rows")
@@ -119,8 +122,13 @@ class Trainer:
 
     def resume(self, saved: state.State) -> None:
         """Go on from a resume state."""
-        saved.restore(self.network, self.optimiser)
         self.place = saved.place
+        self.optimiser = self.fresh_optimiser()
+        saved.restore(self.network, self.optimiser)
+
+    def fresh_optimiser(self) -> torch.optim.Optimizer:
+        """The optimiser at the beginning of the stage that the place belongs to; only its weights have gradients."""
+        return optimiser(self.settings, self.stages.freeze(self.network, self.place.epoch))
 
     def run(self, watcher: Watcher, stop: Callable[[], bool] = lambda: False, max_steps: int | None = None) -> Stopped:
         """Train until the last epoch ends, `stop()` says so, or `max_steps` more steps are done.
@@ -139,7 +147,7 @@ class Trainer:
             if epoch > self.settings.epochs:
                 return Stopped("finished", self.place)
             order = self.order(epoch)
-            self.set_rate(learning_rate(self.settings, epoch))
+            self.set_rate(self.stages.rate(epoch))
             self.network.train()
             saved_at = time.monotonic()
             while self.place.step < self.steps_per_epoch:
@@ -208,11 +216,14 @@ class Trainer:
         begun = time.monotonic()
         sums = self.place.sums
         test_error = error(self.network, self.test, self.group)
-        kept_out = range(self.rows, min(self.rows + held_out.POINTS, len(self.train)))
+        look = held_out.LOOKS.get(self.recipe.method.name, held_out.Look())
+        kept_out = range(self.rows, min(self.rows + look.points, len(self.train)))
         open_points = {}
         if kept_out:
             radii = {str(norm): eps for norm, eps in self.recipe.eps.items()}
-            open_points = held_out.certified_errors(self.network, self.train, kept_out, radii, group=self.group)
+            open_points = held_out.certified_errors(
+                self.network, self.train, kept_out, radii, bound=look.bound, group=self.group
+            )
         record = EpochRecord(
             epoch=self.place.epoch,
             steps=self.steps_done,
@@ -229,8 +240,26 @@ class Trainer:
         if self.group.leads:
             append_lines(self.run_folder.metrics, [record.model_dump_json()])
         self.place = Place(self.place.epoch + 1, 0, Sums())
+        if self.stages.begins(self.place.epoch):
+            self.end_stage()
         self.save()
         return record
+
+    def end_stage(self) -> None:
+        """Keep the weights of the stage that just ended, and begin the next one."""
+        done = self.place.epoch - 1
+        metadata = checkpoints.Metadata(
+            recipe=self.recipe.name,
+            recipe_hash=self.recipe.hash,
+            dataset=self.recipe.dataset,
+            data_hash=self.origin.data_hash,
+            seed=self.seed,
+            epoch=done,
+            epochs=self.settings.epochs,
+        )
+        if self.group.leads:
+            checkpoints.save(self.run_folder.stage_weights(self.stages.at(done) + 1), self.network, metadata)
+        self.optimiser = self.fresh_optimiser()
 
     def save(self) -> None:
         """Write the resume state, unless the weights are broken."""

@@ -1,4 +1,4 @@
-"""What a training would do and how long it would take, measured with two steps; nothing is written."""
+"""What a training would do and how long it would take, measured with two steps a stage; nothing is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Plan:
     Args:
         status: `finished`, `goes on` or `starts`.
         epoch, step: where it would start.
-        seconds_per_step: measured on this machine now.
+        seconds_per_step: measured on this machine now; with several stages left the mean over their steps.
         evaluations: how many are left.
         seconds_per_evaluation: scaled up from a batch, with the weights as they are now.
         seconds: estimate for all that is left, tests and evaluations included.
@@ -52,7 +52,7 @@ class Plan:
 
 
 def plan(request: Request, *, fresh: bool = False, evaluate: Wish | None = None) -> Plan:
-    """Measure two steps on a throw-away network and say what would be done; nothing is written."""
+    """Measure two steps a stage on a throw-away network and say what would be done; nothing is written."""
     run, recipe = request.run, request.recipe
     if not fresh:
         check_unchanged(run, recipe)
@@ -64,7 +64,7 @@ def plan(request: Request, *, fresh: bool = False, evaluate: Wish | None = None)
     place = trainer.place
     left = 0 if finished else trainer.total_steps - trainer.steps_done
     with repeatable(trainer.device, threads):
-        per_step, per_test = _timed(trainer) if left else (0.0, 0.0)
+        all_steps, per_test = (_steps(trainer), _test(trainer)) if left else (0.0, 0.0)
         evaluations, per_evaluation = _evaluations(trainer, evaluate, fresh, finished)
     tests = recipe.training.epochs - place.epoch + 1
     return Plan(
@@ -80,10 +80,10 @@ def plan(request: Request, *, fresh: bool = False, evaluate: Wish | None = None)
         epochs=recipe.training.epochs,
         steps_per_epoch=trainer.steps_per_epoch,
         steps_left=left,
-        seconds_per_step=per_step,
+        seconds_per_step=all_steps / max(left, 1),
         evaluations=evaluations,
         seconds_per_evaluation=per_evaluation,
-        seconds=left * per_step + (tests * per_test if left else 0.0) + evaluations * per_evaluation,
+        seconds=all_steps + (tests * per_test if left else 0.0) + evaluations * per_evaluation,
         device=str(trainer.device),
         threads=threads,
     )
@@ -100,21 +100,40 @@ def _evaluations(trainer: Trainer, wish: Wish | None, fresh: bool, finished: boo
     return left, evaluation.estimate(trainer.network) if left else 0.0
 
 
-def _timed(trainer: Trainer) -> tuple[float, float]:
-    """Seconds of one step (the second one, warm) and of one pass over the test split (scaled up from a batch)."""
-    place = trainer.place
+def _steps(trainer: Trainer) -> float:
+    """Seconds of all steps left: in every stage each takes as long as its second one, with the weights as they are."""
+    begin, stages, seconds = trainer.place, trainer.stages, 0.0
+    for stage in range(stages.at(begin.epoch), stages.count):
+        last = (stage + 1) * stages.epochs
+        first = begin.epoch if stage == stages.at(begin.epoch) else last
+        trainer.place = Place(first, 0)
+        trainer.optimiser = trainer.fresh_optimiser()
+        left = min(
+            (last - begin.epoch + 1) * trainer.steps_per_epoch - begin.step, stages.epochs * trainer.steps_per_epoch
+        )
+        seconds += left * _second_step(trainer)
+    trainer.place = begin
+    return seconds
+
+
+def _second_step(trainer: Trainer) -> float:
+    """Seconds of the second step from here, which is warm."""
+    place, seconds = trainer.place, 0.0
     order = trainer.order(place.epoch)
     trainer.network.train()
-    seconds = 0.0
     for _ in range(2):
         trainer.place = Place(place.epoch, 0)
         begun = time.monotonic()
         trainer.step(order)
         seconds = time.monotonic() - begun
+    return seconds
+
+
+def _test(trainer: Trainer) -> float:
+    """Seconds of one pass over the test split, scaled up from a batch."""
     sample = torch.arange(min(TEST_BATCH, len(trainer.test)))
     points = trainer.test.points(sample, dtype=torch.float32, device=trainer.device)
     begun = time.monotonic()
     with torch.no_grad():
         trainer.network(points).argmax(1).tolist()
-    trainer.place = place
-    return seconds, (time.monotonic() - begun) * len(trainer.test) / len(sample)
+    return (time.monotonic() - begun) * len(trainer.test) / len(sample)

@@ -22,6 +22,8 @@ METHODS = {
     "cc-ibp": "robustcli.training.ibp",
     "exp-ibp": "robustcli.training.ibp",
     "sabr": "robustcli.training.ibp",
+    "relu-stability": "robustcli.training.relu_stability",
+    "colt": "robustcli.training.colt.objective",
 }
 
 
