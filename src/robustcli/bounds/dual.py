@@ -77,7 +77,10 @@ def sheared(
     """`dual` with the slopes of `relax` in [0, 1], from a hidden layer's position (0-based) and its bounds."""
     blocks = network.blocks
     errors = rounding_errors(network, ball) if outward else None
-    pull = chosen_pull(network) if rounded is None else RoundedPull(rounded, ball)
+    if rounded is not None:
+        pull: Pull = RoundedPull(rounded, ball)
+    else:
+        pull = Pull(network) if outward else chosen_pull(network)  # whose squares of small rows may vanish
     layers: list[Bounds] = []
     relaxations: list[Relaxation] = []
     middle = ball.middle()

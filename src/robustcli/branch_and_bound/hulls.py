@@ -67,7 +67,6 @@ def raised(
     theta: Tensor,
     schedule: Schedule,
     signs: Tensor | None = None,
-    against: Functionals | None = None,
 ) -> Iterator[Raised]:
     """Lines above, and slopes, that raise the lower bound of each of R functionals over the whole ball; batch by batch.
 
@@ -77,21 +76,17 @@ def raised(
         theta: slopes to begin with, [R, n] float32.
         schedule: steps; `slope` is the rate of slopes and of shares.
         signs: of neurons that are fixed in all of them, [n] int8.
-        against: one functional; the bounds need only hold where it is not positive. Any multiple of it may be added.
     """
     count = system.layers[0].stop
-    unit, half = _unit(system), (system.up + system.down) / 2
-    rough, moved = unit.to(torch.float32), _moved(start, system).to(torch.float32)
-    limit = None if against is None else _moved(against, system).to(torch.float32)
+    unit, half = in_room(system), (system.up + system.down) / 2
+    rough, wanted = unit.to(torch.float32), moved(start, system).to(torch.float32)
     fixed = torch.zeros_like(theta[0], dtype=torch.int8) if signs is None else signs
     numbers = NUMBERS.get(theta.device.type, NUMBERS["cpu"])
     every = torch.arange(len(start), device=theta.device)
     for index in every.split(max(1, numbers // (count * len(half) + 1))):
         here, part = fixed.expand(len(index), -1), start.take(index)
-        found = _search(rough, moved.take(index), theta[index] * (here == 0), here, schedule, limit)
+        found = _search(rough, wanted.take(index), theta[index] * (here == 0), here, schedule)
         lines = above(system, torch.where(half > 0, found.shares.to(half.dtype) / half, 0.0))
-        if against is not None:
-            part = part.plus(against, found.weights.to(half.dtype))
         bounds = proved(replace(system, hulls=lines), part, here, found.theta)
         yield Raised(index, found.theta, lines, bounds)
 
@@ -120,16 +115,13 @@ def above(system: System, pixels: Tensor) -> Hulls:
 
 @dataclass(frozen=True)
 class _Found:
-    """Shares between 0 and W, [R, n1, d] in units of t; slopes and multipliers, [R, n]; weights of `against`, [R]."""
+    """Shares between 0 and W, [R, n1, d] in units of t; slopes and multipliers, [R, n]."""
 
     shares: Tensor
     theta: Tensor
-    weights: Tensor
 
 
-def _search(
-    system: System, start: Functionals, theta: Tensor, signs: Tensor, schedule: Schedule, against: Functionals | None
-) -> _Found:
+def _search(system: System, start: Functionals, theta: Tensor, signs: Tensor, schedule: Schedule) -> _Found:
     first = system.layers[0]
     whole, constants = system.forms.pixels[first], system.forms.constants[first]
     size, low, high = whole.abs(), whole.clamp(max=0), whole.clamp(min=0)
@@ -138,20 +130,16 @@ def _search(
     shares = (whole * (upper / (2 * width)).clamp(0, 1).unsqueeze(1)).repeat(len(theta), 1, 1)
     none = shares.new_zeros(())  # sizes only matter where something is proved
     work = Work.of(replace(system, hulls=Hulls(shares, none, none)), start, signs, theta, schedule)
-    weights = torch.zeros_like(start.constants)
     moves: list[Tensor] = []
     for step in range(schedule.steps):
         off = torch.linalg.vector_norm(shares, ord=1, dim=2)
         on = width - off + constants
         now = replace(system, hulls=Hulls(shares, torch.maximum(off, on), none))
-        wanted = start if against is None else start.plus(against, weights)
-        found = backward(now, wanted, work.phases, work.theta)
+        found = backward(now, start, work.phases, work.theta)
         t = -found.rows.sign()
-        z, y = forward(now, work.phases, work.theta, found.above, t)
+        z, _ = forward(now, work.phases, work.theta, found.above, t)
         rate = schedule.slope * schedule.decay**step
         means = [t, torch.where(off > on, 1.0, -1.0)]
-        if against is not None:
-            means.append(((against.pixels * t).sum(1) + (against.neurons * y).sum(1) + against.constants).sign())
         moves = [torch.lerp(new, old, MEMORY) for old, new in zip(moves or means, means, strict=True)]
         work.climb(
             torch.addcmul(work.phases.signs * z, work.phases.free * z, found.above.clamp(min=0)), step, schedule.decay
@@ -159,20 +147,16 @@ def _search(
         shares.addcmul_(size, moves[0].unsqueeze(1), value=-rate)
         shares.addcmul_(whole, moves[1].unsqueeze(2), value=-rate)
         torch.clamp(shares, low, high, out=shares)
-        if against is not None:
-            weights = torch.addcmul(weights, moves[2], start.sizes / against.sizes.clamp(min=TINY), value=rate).clamp(
-                min=0
-            )
-    return _Found(shares, work.theta, weights)
+    return _Found(shares, work.theta)
 
 
-def _unit(system: System) -> System:
+def in_room(system: System) -> System:
     """The same system in coordinates t in [-1, 1] of its pixels."""
     zero = torch.zeros_like(system.center)
     return replace(
         system,
-        forms=_moved(system.forms, system),
-        margins=_moved(system.margins, system),
+        forms=moved(system.forms, system),
+        margins=moved(system.margins, system),
         center=zero,
         down=zero + 1,
         up=zero + 1,
@@ -180,7 +164,7 @@ def _unit(system: System) -> System:
     )
 
 
-def _moved(functionals: Functionals, system: System) -> Functionals:
+def moved(functionals: Functionals, system: System) -> Functionals:
     """Functionals of the pixels as functionals of t."""
     middle, half = system.center + (system.up - system.down) / 2, (system.up + system.down) / 2
     constants = functionals.constants + functionals.pixels @ middle

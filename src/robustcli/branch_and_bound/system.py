@@ -49,7 +49,7 @@ class Functionals:
         return Functionals(*(getattr(self, field.name).index_select(0, index) for field in fields(self)))
 
     def plus(self, other: Functionals, weights: Tensor) -> Functionals:
-        """Each functional plus weights [R] >= 0 times its counterpart, or the only one, of `other`."""
+        """Each functional plus weights [R] >= 0 times the only one of `other`."""
         column = weights.unsqueeze(1)
         return Functionals(
             self.pixels + column * other.pixels,
@@ -57,10 +57,13 @@ class Functionals:
             *(getattr(self, name) + weights * getattr(other, name) for name in ("constants", "sizes", "errors")),
         )
 
+    def joined(self, other: Functionals) -> Functionals:
+        """These, then those of `other`."""
+        return Functionals(*(torch.cat([getattr(part, f.name) for part in (self, other)]) for f in fields(self)))
+
     def both_signs(self) -> Functionals:
         """The functionals, then their negatives."""
-        flipped = replace(self, pixels=-self.pixels, neurons=-self.neurons, constants=-self.constants)
-        return Functionals(*(torch.cat([getattr(part, f.name) for part in (self, flipped)]) for f in fields(self)))
+        return self.joined(replace(self, pixels=-self.pixels, neurons=-self.neurons, constants=-self.constants))
 
     def to(self, dtype: torch.dtype) -> Functionals:
         """The same in another precision."""

@@ -25,7 +25,7 @@ from robustcli.attacks.verify import confirm
 from robustcli.balls import Ball
 from robustcli.bounds.relaxation import adaptive
 from robustcli.bounds.types import Bounds
-from robustcli.branch_and_bound import hulls
+from robustcli.branch_and_bound import coupling, hulls
 from robustcli.branch_and_bound.beginnings import Beginning
 from robustcli.branch_and_bound.branching import choose
 from robustcli.branch_and_bound.descent import activations, descend
@@ -45,6 +45,7 @@ DOMAINS = (8, 512)  # at least and at most in one batch
 AT_ONCE = 3  # splits of a domain in one go while the pool is small
 ATTACKED = 16  # domains of a batch from whose minimisers counterexamples are looked for
 HULLS = Schedule(60, 0.1, 0.0, 0.95)
+COUPLED = coupling.Course(100, 0.965)
 SHORT = 256  # domains before the hidden bounds are refined
 PART = 2048  # domains of a part before it is divided
 MANY = 4096  # domains after which each is optimised for longer
@@ -172,10 +173,10 @@ class _Search:
         if self.goes_on():
             found = self.hulled(Beginning.plain(system, self.open))
             for beginning in found:
-                if self.goes_on():
-                    self.search(beginning, min(nodes, PART) / len(found))
-                if self.goes_on() and math.isinf(nodes) and int(beginning.targets) in self.open:
+                if self.goes_on() and math.isinf(nodes):
                     self.divide(beginning)
+                elif self.goes_on():
+                    self.search(beginning, nodes / len(found))
 
     def goes_on(self) -> bool:
         """Whether there is something left to prove, and leave to."""
@@ -183,8 +184,11 @@ class _Search:
         return bool(self.open) and self.witness is None and in_time
 
     def hulled(self, plain: Beginning) -> list[Beginning]:
-        """Each target by itself with its lines, the worst first; without those that the lines alone prove."""
+        """Each target by itself with its lines, the worst first; without those that parabolas or lines alone prove."""
         system, found = plain.system, []
+        signs = torch.zeros_like(system.lower, dtype=torch.int8)
+        coupled, _ = coupling.raised(system, system.margins.take(plain.targets), signs, COUPLED, deadline=self.deadline)
+        self.margins[plain.targets] = torch.maximum(self.margins[plain.targets], coupled)
         for part in hulls.raised(system, system.margins.take(plain.targets), plain.slopes, HULLS):
             targets = plain.targets[part.index]
             self.margins[targets] = torch.maximum(self.margins[targets], part.proved)

@@ -19,21 +19,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustcli.bounds.relaxation import adaptive
-from robustcli.bounds.types import Bounds
-from robustcli.branch_and_bound import hulls
-from robustcli.branch_and_bound.optimiser import Schedule
+from robustcli.branch_and_bound.coupling import Course, raised
 from robustcli.branch_and_bound.system import Functionals, System
 
-ENDS = Schedule(30, 0.2, 0.2, 0.9)
-ROUNDS = 8
+FIRST, NEXT = Course(60, 0.96), Course(30, 0.92)  # of the first round; of one that goes on from the round before it
+MARGIN = Course(100, 0.965)
+ROUNDS = 12
 WORTH = 0.97  # a round that leaves more of the widths is the last
 
 
 def tightened(
     system: System, margin: Functionals, signs: Tensor, deadline: float = math.inf
 ) -> tuple[System, Tensor] | None:
-    """The system with tighter bounds, and its signs with what these fix; None where no counterexample is left.
+    """The system with tighter bounds, and its signs with what these fix; None where no counterexample is left, because
+    a neuron has no value left or the margin is positive on what is left.
 
     Args:
         system: float64, one that `hulls` knows; its bounds hold in the domain, on the wrong side of the margin.
@@ -41,13 +40,13 @@ def tightened(
         signs: the domain, [n] int8.
         deadline: in seconds of `time.perf_counter`: no round starts after it.
     """
+    numbers = None
     for _ in range(ROUNDS):
         open_ = (signs == 0).nonzero().squeeze(1)
         if not len(open_) or time.perf_counter() >= deadline:
             break
-        slopes = adaptive(Bounds(system.lower, system.upper)).to(torch.float32).expand(2 * len(open_), -1)
         wanted = system.forms.take(open_).both_signs()
-        ends = torch.cat([part.proved for part in hulls.raised(system, wanted, slopes, ENDS, signs, margin)])
+        ends, numbers = raised(system, wanted, signs, FIRST if numbers is None else NEXT, margin, numbers, deadline)
         low, up = ends.tensor_split(2)
         lower, upper = system.lower.clone(), system.upper.clone()
         lower[open_] = torch.maximum(lower[open_], low)
@@ -55,9 +54,12 @@ def tightened(
         if bool((lower > upper).any()):
             return None
         before, after = (system.upper - system.lower)[open_].sum(), (upper - lower)[open_].sum()
-        found = torch.where(lower >= 0, -1, torch.where(upper <= 0, 1, 0)).to(torch.int8)
-        signs = torch.where(signs == 0, found, signs)
-        system = replace(system, lower=lower, upper=upper)
+        fixed = torch.where(signs != 0, signs, torch.where(lower >= 0, -1, torch.where(upper <= 0, 1, 0)))
+        left = (fixed[open_] == 0).repeat(2).nonzero().squeeze(1)
+        numbers = numbers.take(left).with_fixed(fixed != signs)
+        system, signs = replace(system, lower=lower, upper=upper), fixed.to(torch.int8)
+        if bool(raised(system, margin, signs, MARGIN)[0] > 0):
+            return None
         if float(after) > WORTH * float(before):
             break
     return system, signs
