@@ -19,18 +19,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustcli.bounds.relaxation import adaptive
-from robustcli.bounds.types import Bounds
-from robustcli.branch_and_bound import coupling, hulls
-from robustcli.branch_and_bound.coupling import Course
-from robustcli.branch_and_bound.optimiser import Schedule
+from robustcli.branch_and_bound.coupling import Course, raised
 from robustcli.branch_and_bound.system import Functionals, System
 
 FIRST, NEXT = Course(60, 0.96), Course(30, 0.92)  # of the first round; of one that goes on from the round before it
 MARGIN = Course(100, 0.965)
-ENDS, HULLS = Schedule(30, 0.2, 0.2, 0.9), Schedule(60, 0.1, 0.1, 0.95)
-ROUNDS = 16
-WORTH = 0.97  # a round that leaves more of the widths is the last of its kind for now
+ROUNDS = 12
+WORTH = 0.97  # a round that leaves more of the widths is the last
 
 
 def tightened(
@@ -39,24 +34,19 @@ def tightened(
     """The system with tighter bounds, and its signs with what these fix; None where no counterexample is left, because
     a neuron has no value left or the margin is positive on what is left.
 
-    Rounds of parabolas, which are quick, go on while they gain; then one of hulls, and so on until neither gains.
-
     Args:
         system: float64, one that `hulls` knows; its bounds hold in the domain, on the wrong side of the margin.
         margin: one functional.
         signs: the domain, [n] int8.
         deadline: in seconds of `time.perf_counter`: no round starts after it.
     """
-    numbers, coupled, idle = None, True, 0
+    numbers = None
     for _ in range(ROUNDS):
         open_ = (signs == 0).nonzero().squeeze(1)
-        if idle == 2 or not len(open_) or time.perf_counter() >= deadline:
+        if not len(open_) or time.perf_counter() >= deadline:
             break
         wanted = system.forms.take(open_).both_signs()
-        if coupled:
-            ends, numbers = coupling.raised(system, wanted, signs, NEXT if numbers else FIRST, margin, numbers)
-        else:
-            ends = _by_hulls(system, wanted, signs, ENDS, margin)
+        ends, numbers = raised(system, wanted, signs, FIRST if numbers is None else NEXT, margin, numbers, deadline)
         low, up = ends.tensor_split(2)
         lower, upper = system.lower.clone(), system.upper.clone()
         lower[open_] = torch.maximum(lower[open_], low)
@@ -65,22 +55,11 @@ def tightened(
             return None
         before, after = (system.upper - system.lower)[open_].sum(), (upper - lower)[open_].sum()
         fixed = torch.where(signs != 0, signs, torch.where(lower >= 0, -1, torch.where(upper <= 0, 1, 0)))
-        if numbers is not None:
-            left = (fixed[open_] == 0).repeat(2).nonzero().squeeze(1)
-            numbers = numbers.take(left).with_fixed(fixed != signs)
+        left = (fixed[open_] == 0).repeat(2).nonzero().squeeze(1)
+        numbers = numbers.take(left).with_fixed(fixed != signs)
         system, signs = replace(system, lower=lower, upper=upper), fixed.to(torch.int8)
-        if bool(coupling.raised(system, margin, signs, MARGIN)[0] > 0):
+        if bool(raised(system, margin, signs, MARGIN)[0] > 0):
             return None
-        if not coupled and bool(_by_hulls(system, margin, signs, HULLS, None) > 0):
-            return None
-        gained = float(after) <= WORTH * float(before)
-        idle = 0 if gained else idle + 1
-        coupled = coupled == gained or not coupled
+        if float(after) > WORTH * float(before):
+            break
     return system, signs
-
-
-def _by_hulls(
-    system: System, wanted: Functionals, signs: Tensor, schedule: Schedule, margin: Functionals | None
-) -> Tensor:
-    slopes = adaptive(Bounds(system.lower, system.upper)).to(torch.float32).expand(len(wanted), -1)
-    return torch.cat([part.proved for part in hulls.raised(system, wanted, slopes, schedule, signs, margin)])
