@@ -32,7 +32,7 @@ class Task:
         ball: B balls in float64; the radius is inf where any distance is welcome.
         labels: the true classes, [B].
         seeds: [B] int64, from `noise.point_seeds`.
-        rivals: classes worth aiming at, [B, K] bool, never the label; targets that are proved out of reach are left out.
+        rivals: classes worth aiming at, [B, K] bool, never the label; those proved out of reach are left out.
         near: the nearest misclassified point known, [B, *input_shape] float64; the centre itself where none is.
     """
 
