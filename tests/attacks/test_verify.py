@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcli.attacks.settings import PgdSettings
 from robustcli.attacks.verify import confirm
 from robustcli.balls import Ball
 from robustcli.evaluation.attack import Attacker, Settings
@@ -100,6 +99,6 @@ def test_a_stale_witness_is_not_accepted(tmp_path: Path) -> None:
     ball = Ball.around(x, 1e-6, math.inf, None)
     clean = margins(network(x), label)
     batch = Batch(torch.tensor([0]), x, label, label, clean, ball)
-    record = Attacker(network, Settings(pgd=PgdSettings(steps=2, restarts=1, targets=1)), tmp_path)(batch)[0]
+    (record,) = Attacker(network, Settings.only("apgd-wide", steps=2, restarts=1, targets=1), tmp_path)(batch)
     assert record.verdict == "unknown"
     assert record.witness is None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from robustcli.attacks.settings import PgdSettings
 from robustcli.balls import Ball
 from robustcli.evaluation.attack import Attacker, Settings
 from robustcli.evaluation.batch import Batch
@@ -24,7 +24,7 @@ from robustcli.results.witnesses import all_witnesses, load
 from tests.nets import convolutional
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "verify_witnesses.py"
-QUICK = Settings(pgd=PgdSettings(steps=25, restarts=2, targets=1))
+QUICK = Settings.only("apgd-wide", steps=25, restarts=2, targets=1)
 EPS = {"l1": 0.12, "l2": 0.06, "linf": 0.012}
 
 
@@ -45,10 +45,15 @@ def batch(network: Network, norm: str, eps: float, first: int = 0, count: int = 
     return Batch(torch.arange(first, first + count), x, labels, labels, margins(logits, labels), ball)
 
 
+def in_order(records: Iterable[PointRecord]) -> list[PointRecord]:
+    """By the index of the point."""
+    return sorted(records, key=lambda record: record.index)
+
+
 @pytest.mark.parametrize("norm", list(EPS))
 def test_records_say_what_was_found(network: Network, norm: str, tmp_path: Path) -> None:
     asked = batch(network, norm, EPS[norm])
-    records = Attacker(network, QUICK, tmp_path)(asked)
+    records = in_order(Attacker(network, QUICK, tmp_path)(asked))
     assert [record.index for record in records] == list(range(12))
     assert {record.verdict for record in records} == {"vulnerable", "unknown"}
     for row, record in enumerate(records):
@@ -67,10 +72,10 @@ def test_records_say_what_was_found(network: Network, norm: str, tmp_path: Path)
 
 
 def test_verdicts_do_not_depend_on_batches(network: Network) -> None:
-    whole = Attacker(network, QUICK)(batch(network, "l2", 0.06))
+    whole = in_order(Attacker(network, QUICK)(batch(network, "l2", 0.06)))
     parts = [
-        *Attacker(network, QUICK)(batch(network, "l2", 0.06, 0, 5)),
-        *Attacker(network, QUICK)(batch(network, "l2", 0.06, 5, 7)),
+        *in_order(Attacker(network, QUICK)(batch(network, "l2", 0.06, 0, 5))),
+        *in_order(Attacker(network, QUICK)(batch(network, "l2", 0.06, 5, 7))),
     ]
     assert [record.verdict for record in parts] == [record.verdict for record in whole]
     for one, other in zip(parts, whole, strict=True):
@@ -79,30 +84,31 @@ def test_verdicts_do_not_depend_on_batches(network: Network) -> None:
 
 def test_known_witnesses_are_replayed(network: Network, tmp_path: Path) -> None:
     """What one question found answers the next: a larger ball, another norm; not another network's witnesses."""
-    first = Attacker(network, QUICK, tmp_path)(batch(network, "linf", EPS["linf"]))
+    first = in_order(Attacker(network, QUICK, tmp_path)(batch(network, "linf", EPS["linf"])))
     fallen = [record.index for record in first if record.verdict == "vulnerable"]
-    blind = Settings(pgd=PgdSettings(steps=1, restarts=1, targets=0, step_size=1e-12))
-    again = Attacker(network, blind, tmp_path)(batch(network, "linf", 1.5 * EPS["linf"]))
+    blind = Settings.only("apgd-wide", steps=1, restarts=1, targets=0, step_size=1e-12)
+    again = in_order(Attacker(network, blind, tmp_path)(batch(network, "linf", 1.5 * EPS["linf"])))
     assert [record.index for record in again if record.verdict == "vulnerable"] == fallen
     assert {record.method for record in again if record.verdict == "vulnerable"} == {"replay"}
     # An linf ball of radius r lies in the l2 ball of radius r sqrt(64).
-    spread = Attacker(network, blind, tmp_path)(batch(network, "l2", 8 * EPS["linf"] + 1e-6))
+    spread = in_order(Attacker(network, blind, tmp_path)(batch(network, "l2", 8 * EPS["linf"] + 1e-6)))
     assert [record.index for record in spread if record.verdict == "vulnerable"] == fallen
     other = convolutional(5, normalise=True).float().requires_grad_(False)
-    assert all(record.method == "pgd" for record in Attacker(other, blind, tmp_path)(batch(other, "linf", 0.09)))
+    assert all(record.method == "apgd-wide" for record in Attacker(other, blind, tmp_path)(batch(other, "linf", 0.09)))
 
 
 def test_without_a_folder_nothing_is_kept(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    records = Attacker(network, QUICK)(batch(network, "linf", EPS["linf"]))
+    records = list(Attacker(network, QUICK)(batch(network, "linf", EPS["linf"])))
     assert {record.witness for record in records} == {None}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_go_into_the_question() -> None:
-    dumped = Settings().model_dump()
-    assert Settings.model_validate(json.loads(json.dumps(dumped))) == Settings()
-    assert dumped["pgd"]["restarts"] == 10
+    settings = Settings.named([], 2.0, restarts=4)
+    dumped = settings.model_dump()
+    assert Settings.model_validate(json.loads(json.dumps(dumped))) == settings
+    assert {one["settings"].get("restarts") for one in dumped["attacks"]} == {4}
 
 
 class TestIndependentVerifier:

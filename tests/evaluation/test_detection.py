@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustcli.attacks.settings import PgdSettings
 from robustcli.balls import Ball
 from robustcli.bounds.dual import dual
 from robustcli.errors import ContradictionError
@@ -52,7 +51,7 @@ def detect(current: Session, eps: float = EPS) -> Detection:
 
 def attacked(current: Session) -> dict[int, PointRecord]:
     """Witnesses for what is not robust."""
-    settings = attack.Settings(pgd=PgdSettings(steps=20, restarts=1, targets=3))
+    settings = attack.Settings.only("apgd-wide", steps=20, restarts=1, targets=3)
     asked = question(current, "attack")
     answer(current, asked, attack.Attacker(current.network, settings, current.run.witnesses))
     return PointStore(current.run.question_dir(asked)).records()

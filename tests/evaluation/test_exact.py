@@ -47,7 +47,7 @@ def answered(eps: float, settings: Settings, folder: Path | None = None) -> Poin
 
 def test_bounds_decide_before_any_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "verify", None)
-    monkeypatch.setattr(exact, "pgd", None)
+    monkeypatch.setattr(exact, "apgd_wide", None)
     record = answered(0.06, Settings())
     assert (record.verdict, record.method) == ("robust", "dual")
     assert record.margin_lower is not None
@@ -68,7 +68,7 @@ def test_the_mip_decides_what_bounds_leave_open() -> None:
 def test_a_witness_is_stored_and_misclassified(attack: bool, tmp_path: Path) -> None:
     record = answered(0.2, Settings() if attack else QUIET, tmp_path)
     assert record.verdict == "vulnerable"
-    assert (record.method == "pgd") == attack
+    assert (record.method == "apgd-wide") == attack
     assert record.witness is not None
     x = torch.tensor(load(tmp_path / record.witness).witness)
     network, center, label = golden_network()

@@ -11,7 +11,7 @@ never on the rest of the batch: blocks have a fixed number of rows, and random n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -53,12 +53,14 @@ class Task:
         seeds: Tensor,
         rivals: Tensor | None = None,
         near: Tensor | None = None,
+        exact: Network | None = None,
     ) -> Task:
         """A task about all other classes, with nothing known, unless told otherwise."""
         if rivals is None:
             rivals = torch.arange(network.classes, device=labels.device) != labels.unsqueeze(1)
         ball = ball.to(torch.float64)
-        return cls(network, network.double(), ball, labels, seeds, rivals, ball.center if near is None else near)
+        exact = network.double() if exact is None else exact
+        return cls(network, exact, ball, labels, seeds, rivals, ball.center if near is None else near)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,7 +91,11 @@ class Task:
 
     def nothing(self) -> Found:
         """The answer before anything has been tried: the centres."""
-        return self.judge(self.ball.center)
+        none = torch.full_like(self.ball.eps, torch.inf)
+        found = Found(self.ball.center, none, torch.zeros_like(self.labels, dtype=torch.bool), none, self.labels * 0)
+        for index, block in self.blocks():
+            found = found.with_rows(index, block.judge(block.ball.center))
+        return found
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,10 @@ class Found:
         """The same after so many more passes."""
         return replace(self, passes=self.passes + passes)
 
+    def take(self, index: Tensor) -> Found:
+        """Some of the answers, [N] positions."""
+        return Found(*(getattr(self, part.name)[index] for part in fields(self)))
+
     def or_else(self, other: Found, by: Callable[[Found], Tensor]) -> Found:
         """Point by point the answer for which `by` is smaller; this one where both are alike. Passes add up."""
         better = by(other) < by(self)
@@ -128,9 +138,9 @@ class Found:
     def with_rows(self, index: Tensor, other: Found) -> Found:
         """The same with the answers of `other` at some positions [N]; `other` may have more rows than that."""
         parts = []
-        for name in ("points", "margins", "success", "distances", "passes"):
-            whole = getattr(self, name).clone()
-            whole[index] = getattr(other, name)[: len(index)]
+        for part in fields(self):
+            whole = getattr(self, part.name).clone()
+            whole[index] = getattr(other, part.name)[: len(index)]
             parts.append(whole)
         return Found(*parts)
 

@@ -6,6 +6,8 @@ its address. So a point meets the same starts in every batch, shard and order, o
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,11 @@ def point_seeds(seed: int, indices: Tensor) -> Tensor:
     """One seed per point from the run's seed and the row in the stored test order: [B] integers -> [B] int64."""
     base = mix(torch.full_like(indices, seed, dtype=torch.int64))
     return mix(base ^ indices.to(torch.int64))
+
+
+def streams(name: str) -> int:
+    """The first of 2^20 streams that belong to an attack, so that no two attacks start from the same points."""
+    return zlib.crc32(name.encode()) << 20
 
 
 def uniform(seeds: Tensor, stream: Tensor | int, count: int) -> Tensor:

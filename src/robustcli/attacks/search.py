@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcli.attacks.directions import Direction, direction, movable
+from robustcli.attacks.directions import direction, movable
+from robustcli.attacks.losses import Loss, margin
+from robustcli.attacks.pace import Constant, Stepping, pace
 from robustcli.attacks.projection import projector
-from robustcli.attacks.settings import PgdSettings
 from robustcli.balls import Ball
 from robustcli.networks.network import Network
 
@@ -27,37 +28,34 @@ CHECK_EVERY = 5
 CLEAR = 1e-5
 """A row is done when its margin is below -CLEAR (1 + |f_y|): far enough for float64 to agree with float32."""
 
-FIRST_SHARE = 0.2
-"""Share of coordinates moved by the first adaptive l1 steps."""
-
 
 @dataclass(frozen=True)
 class Aim:
-    """What each row lowers: f_y - max over `rivals` of f_t, or, where `entropy` is set, minus the cross-entropy.
+    """What each row lowers: a loss over its rivals.
 
-    labels: [R]; rivals: [R, K] bool, never the label; entropy: [R, 1] bool or None for none.
+    labels: [R]; rivals: [R, K] bool, never the label.
     """
 
     labels: Tensor
     rivals: Tensor
-    entropy: Tensor | None = None
+    loss: Loss = margin
 
     def values(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Objective to lower and full margin, both [R, 1], for logits [R, K]."""
         own = self.labels.unsqueeze(1)
-        right = logits.gather(1, own)
-        against = right - logits.masked_fill(~self.rivals, -torch.inf).amax(1, keepdim=True)
-        margin = right.detach() - logits.detach().scatter(1, own, -torch.inf).amax(1, keepdim=True)
-        if self.entropy is None:
-            return against, margin
-        return torch.where(self.entropy, right - logits.logsumexp(1, keepdim=True), against), margin
+        seen = logits.detach()
+        full = seen.gather(1, own) - seen.scatter(1, own, -torch.inf).amax(1, keepdim=True)
+        return self.loss(logits, own, self.rivals), full
 
 
 Oracle = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def oracle(network: Network, aim: Aim, shape: torch.Size, clear: float) -> Oracle:
-    """x [R, d] -> objective [R, 1], done [R, 1] bool, gradient [R, d]: one forward and one backward pass."""
+    """x [R, d] -> objective [R, 1], done [R, 1] bool, gradient [R, d]: one forward and one backward pass.
+
+    Where the network's answer is no number, the objective is inf and there is no direction to follow.
+    """
 
     def look(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
@@ -66,7 +64,8 @@ def oracle(network: Network, aim: Aim, shape: torch.Size, clear: float) -> Oracl
             objective, margin = aim.values(logits)
             (gradient,) = torch.autograd.grad(objective.sum(), x)
         right = logits.detach().gather(1, aim.labels.unsqueeze(1)).abs()
-        return objective.detach(), margin < -clear * (1 + right), gradient.flatten(1)
+        objective = objective.detach().nan_to_num(torch.inf, torch.inf, -torch.inf)
+        return objective, margin < -clear * (1 + right), gradient.flatten(1).nan_to_num_(0, 0, 0)
 
     return look
 
@@ -82,10 +81,12 @@ class State:
     best: Tensor
     best_value: Tensor
     best_gradient: Tensor
+    passes: Tensor
 
     def move_to(self, x: Tensor, look: Oracle) -> Tensor:
         """Evaluate x, keep it where it is better and the row not yet done; which rows fell, [R, 1] bool."""
         value, hit, gradient = look(x)
+        self.passes = self.passes + ~self.done
         fell = value < self.value
         better = ((value < self.best_value) | hit) & ~self.done
         self.best = torch.where(better, x, self.best)
@@ -102,10 +103,26 @@ class State:
         self.gradient = torch.where(rows, self.best_gradient, self.gradient)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Reached:
+    """The best point each row has seen, [R, *input_shape], inside ball and box up to rounding; and its passes, [R]:
+    those until it was done."""
+
+    points: Tensor
+    passes: Tensor
+
+
 def search(
-    network: Network, ball: Ball, aim: Aim, start: Tensor, settings: PgdSettings, steps: int, freeze: bool = True
+    network: Network, ball: Ball, aim: Aim, start: Tensor, settings: Stepping, steps: int, freeze: bool = True
 ) -> Tensor:
+    """The points of `descend` with the steps that settings ask for."""
+    return descend(network, ball, aim, start, pace(ball, settings, steps), steps, freeze).points
+
+
+@torch.no_grad()
+def descend(
+    network: Network, ball: Ball, aim: Aim, start: Tensor, pace: Constant, steps: int, freeze: bool = True
+) -> Reached:
     """The best point each row reaches: its first clear success, else its lowest objective.
 
     Args:
@@ -113,22 +130,19 @@ def search(
         ball: in the precision of the network, [R, *input_shape].
         aim: what the rows lower.
         start: [R, *input_shape], inside ball and box.
-        settings: step_size, sparsity.
+        pace: how long steps are.
         steps: number of gradient steps.
         freeze: stop a row at its first clear success; False goes on to the lowest objective.
-    Returns:
-        [R, *input_shape], inside ball and box up to rounding.
     """
     shape, norm, onto = start.shape, direction(ball.p), projector(ball)
     look = oracle(network, aim, shape, CLEAR if freeze else torch.inf)
     x = start.flatten(1)
     value, done, gradient = look(x)
-    state = State(x, value, gradient, done, x, value, gradient)
+    state = State(x, value, gradient, done, x, value, gradient, torch.ones_like(done, dtype=torch.int64))
 
     def project(x: Tensor) -> Tensor:
         return onto(x.view(shape)).flatten(1)
 
-    pace = _pace(ball, norm, settings, steps)
     before = x
     for step in range(steps):
         if step % CHECK_EVERY == 0 and bool(state.done.all()):
@@ -144,91 +158,7 @@ def search(
         if back is not None:
             state.back_to_best(back)
             before = torch.where(back, state.x, before)
-    return state.best.view(shape)
-
-
-class Constant:
-    """Steps of one length, without memory (the protocol of 000, 001 and 003)."""
-
-    def __init__(self, length: Tensor, share: Tensor, momentum: float = 1.0) -> None:
-        self.length, self.share, self.momentum = length, share, momentum
-
-    def after(self, step: int, fell: Tensor, state: State) -> Tensor | None:
-        """Rows to send back to their best point: none."""
-        return None
-
-
-class Halving(Constant):
-    """APGD's checkpoints: a row that stopped making progress halves its step and goes back to its best point."""
-
-    def __init__(self, length: Tensor, share: Tensor, momentum: float, steps: int) -> None:
-        super().__init__(length, share, momentum)
-        self.checkpoints = checkpoints(steps)
-        self.last = 0
-        self.falls = torch.zeros_like(length)
-        self.halved = torch.ones_like(length, dtype=torch.bool)
-        self.best_then: Tensor | None = None
-
-    def after(self, step: int, fell: Tensor, state: State) -> Tensor | None:
-        self.falls = self.falls + fell.to(self.length.dtype)
-        if step + 1 not in self.checkpoints:
-            return None
-        slow = self.falls <= 0.75 * (step + 1 - self.last)
-        best = self.best_then if self.best_then is not None else torch.full_like(state.best_value, torch.inf)
-        stuck = ~self.halved & (state.best_value >= best)
-        back = slow | stuck
-        self.length = torch.where(back, self.length / 2, self.length)
-        self.halved, self.best_then, self.falls, self.last = (
-            back,
-            state.best_value,
-            torch.zeros_like(self.falls),
-            step + 1,
-        )
-        return back
-
-
-class Sparsifying(Constant):
-    """l1-APGD: the share of coordinates moved follows the sparsity of the best point found."""
-
-    def __init__(self, length: Tensor, share: Tensor, center: Tensor, steps: int) -> None:
-        super().__init__(length, share)
-        self.center, self.longest = center, length
-        self.every = max(int(0.04 * steps), 1)
-        self.old = torch.full_like(length, center.shape[1])
-
-    def after(self, step: int, fell: Tensor, state: State) -> Tensor | None:
-        if (step + 1) % self.every:
-            return None
-        moved = (state.best != self.center).sum(1, keepdim=True).to(self.length.dtype)
-        sparser = moved < 0.95 * self.old
-        self.share = moved / (1.5 * self.center.shape[1])
-        shorter = torch.maximum(self.length / 1.5, self.longest / 10)
-        self.length = torch.where(sparser, self.longest, shorter)
-        self.old = moved
-        return sparser
-
-
-def checkpoints(steps: int) -> frozenset[int]:
-    """APGD's checkpoints: the first after 22 % of the steps, then intervals shrinking by 3 % down to 6 %."""
-    interval, at = max(int(0.22 * steps), 1), max(int(0.22 * steps), 1)
-    found = set()
-    while at <= steps:
-        found.add(at)
-        interval = max(interval - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
-        at += interval
-    return frozenset(found)
-
-
-def _pace(ball: Ball, norm: Direction, settings: PgdSettings, steps: int) -> Constant:
-    eps = ball.eps.unsqueeze(1)
-    if settings.step_size is not None:
-        share = settings.sparsity if settings.sparsity is not None else 0.01
-        return Constant(torch.full_like(eps, settings.step_size), torch.full_like(eps, share))
-    length = norm.first_step * eps
-    if ball.p == 1 and settings.sparsity is None:
-        first = torch.full_like(eps, FIRST_SHARE)
-        return Sparsifying(length, first, ball.center.flatten(1), steps)
-    return Halving(length, torch.full_like(eps, settings.sparsity or 1.0), norm.momentum, steps)
+    return Reached(state.best.view(shape), state.passes.squeeze(1))
 
 
 def block_rows(device: torch.device) -> int:

@@ -15,24 +15,42 @@ if TYPE_CHECKING:
 
 @common.evaluation("attack", only=NORMS)
 def attack(
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Gradient steps of each run.")] = 100,
-    restarts: Annotated[int, typer.Option("--restarts", min=1, help="Runs against all other classes.")] = 10,
-    targets: Annotated[int, typer.Option("--targets", min=0, help="Runs against one other class each.")] = 3,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--attack", "-a", metavar="NAME", help="Attack or ensemble, repeatable. (default: standard)"),
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="Ask every attack about every point.")] = False,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Passes per point (2000), or time for all points (60s, 5m).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Gradient steps of each run.")] = None,
+    restarts: Annotated[int | None, typer.Option("--restarts", min=1, help="Runs against all other classes.")] = None,
+    targets: Annotated[int | None, typer.Option("--targets", min=0, help="Runs against one other class each.")] = None,
+    replay: Annotated[bool, typer.Option("--replay", help="Only check all stored witnesses again.")] = False,
     attack_seed: Annotated[int, typer.Option("--attack-seed", min=0, help="Of the random starts.")] = 0,
 ) -> common.MakePlan:
     """Search for adversarial inputs: lower bounds on the robust test error.
 
-    Projected gradient descent with restarts, and one run per other class. A success counts only after a float64 forward
-    pass inside ball and box; every witness is stored and replayed for other questions about the same network.
+    Attacks in turn, each on the points that still stand. A success counts only after a float64 forward pass inside ball
+    and box; every witness is stored and replayed for other questions about the same network.
 
     Example: robust attack --recipe digits-fc-at-linf --norm l1 --eps 0.6
     """
 
     def make(session: Session, norm: str) -> common.Plan:
-        from robustcli.attacks.settings import PgdSettings
         from robustcli.evaluation.attack import Attacker, Settings
+        from robustcli.norms import exponent
 
-        settings = Settings(pgd=PgdSettings(steps=steps, restarts=restarts, targets=targets), seed=attack_seed)
+        settings = Settings.named(
+            names or (),
+            exponent(norm),
+            each=each,
+            budget=budget,
+            seed=attack_seed,
+            steps=steps,
+            restarts=restarts,
+            targets=targets,
+        )
         return common.Plan(Attacker(session.network, settings, session.run.witnesses), settings.model_dump())
 
     return make

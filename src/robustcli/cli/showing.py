@@ -49,6 +49,8 @@ def show_tables(documents: Sequence[ResultDocument], verdicts: Sequence[Verdicts
     for document in documents:
         _show_stages(document, console)
     for document in documents:
+        _show_attacks(document, console)
+    for document in documents:
         _show_detection(document, console)
 
 
@@ -118,6 +120,28 @@ def _show_stages(document: ResultDocument, console: Console) -> None:
     ]
     console.print()
     console.print(_table([f"stage, {_norm(document)}", "asked", "robust", "vulnerable", "seconds"], rows))
+
+
+def _show_attacks(document: ResultDocument, console: Console) -> None:
+    """What each attack was asked, broke and spent, where there are several."""
+    attacks = document.summary.attacks or {}
+    if len(attacks) < 2:
+        return
+    rows = [
+        [
+            name,
+            str(done.asked),
+            str(done.broken),
+            str(done.first),
+            f"{done.passes / max(done.asked, 1):.0f}",
+            f"{done.seconds:.1f}",
+            "-" if done.lower is None else f"{100 * done.lower:.2f} %",
+        ]
+        for name, done in attacks.items()
+    ]
+    heads = [f"attack, {_norm(document)}", "asked", "broken", "first", "passes each", "seconds", "alone"]
+    console.print()
+    console.print(_table(heads, rows))
 
 
 def _show_detection(document: ResultDocument, console: Console) -> None:

@@ -1,36 +1,109 @@
-"""`robust attack`: known witnesses first, then PGD. A failed search proves nothing, so the point stays unknown."""
+"""`robust attack`: known witnesses first, then attacks in turn, each on the points that still stand.
+
+A failed search proves nothing, so the point stays unknown.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
+from torch import Tensor
 
+from robustcli.attacks.contract import Found, Task
+from robustcli.attacks.ensembles import Chosen, choose
 from robustcli.attacks.noise import point_seeds
-from robustcli.attacks.pgd import AttackResult, pgd
-from robustcli.attacks.settings import PgdSettings
-from robustcli.attacks.verify import confirm
+from robustcli.attacks.registry import fitted, row
+from robustcli.attacks.search import padded
+from robustcli.attacks.training import evaluating
+from robustcli.attacks.verify import confirm, misclassified
 from robustcli.evaluation.batch import Batch
+from robustcli.evaluation.budget import Budget, Clock
 from robustcli.networks.network import Network
 from robustcli.recipes.fields import Strict
 from robustcli.results.schema import PointRecord
 from robustcli.results.witnesses import Place, Witness, all_witnesses
 
+REPLAY = "replay"
+"""How the witnesses known before appear among the attacks."""
+
+CHUNK = {"cpu": 64, "cuda": 2048}
+"""Points attacked at once, by device type: one full block of rows in the first round; on a GPU many."""
+
+EVERY_POINT = 1 << 20
+"""Points of a batch under a time limit: each attack goes through all of them before the next one starts."""
+
 
 class Settings(Strict):
     """How to attack."""
 
-    pgd: PgdSettings = Field(default_factory=PgdSettings, description="the search")
+    attacks: list[Chosen] = Field(min_length=1, description="in turn, with all their settings")
+    each: bool = Field(False, description="ask every attack about every point")
+    budget: str | None = Field(None, description="passes per point (2000) or time for all points (60s, 5m)")
     seed: int = Field(0, ge=0, description="of the random starts; each point's own derives from it and its index")
+
+    @field_validator("budget")
+    @classmethod
+    def _readable(cls, budget: str | None) -> str | None:
+        Budget.parse(budget)
+        return budget
+
+    @classmethod
+    def only(cls, name: str, *, seed: int = 0, **options: Any) -> Settings:
+        """One attack, with what is set other than by default."""
+        return cls(attacks=[Chosen.of(name, **options)], seed=seed)
+
+    @classmethod
+    def named(
+        cls,
+        names: Sequence[str],
+        p: float,
+        *,
+        each: bool = False,
+        budget: str | None = None,
+        seed: int = 0,
+        **options: int | None,
+    ) -> Settings:
+        """Attacks and ensembles by name, for one kind of ball; see `ensembles.choose`."""
+        return cls(attacks=choose(names, p, options), each=each, budget=budget, seed=seed)
+
+
+@dataclass
+class Log:
+    """What happened to one point.
+
+    tried: per attack its passes, seconds, smallest margin, and whether it broke the point; with what else it tells.
+    by: the first attack that broke it.
+    margin: the smallest margin found; `point` is where.
+    name: of the stored witness.
+    cut: some attack could not spend all it would have spent.
+    """
+
+    tried: dict[str, dict[str, Any]] = field(default_factory=dict)
+    by: str | None = None
+    margin: float = float("inf")
+    name: str | None = None
+    cut: bool = False
+
+    @property
+    def passes(self) -> int:
+        return sum(tried["passes"] for tried in self.tried.values())
+
+    @property
+    def seconds(self) -> float:
+        return sum(tried["seconds"] for tried in self.tried.values())
 
 
 class Attacker:
     """Attacks points of one network.
 
     Args:
-        network: as stored; the search runs in its precision, every verdict rests on its float64 copy.
-        settings: of the search.
+        network: as stored; searches run in its precision, every verdict rests on its float64 copy.
+        settings: which attacks, and how hard they try.
         witnesses: where they are kept and looked up, or None for neither.
     """
 
@@ -42,65 +115,134 @@ class Attacker:
         for item in all_witnesses(witnesses) if witnesses is not None else ():
             if item.model == self.model:
                 self.known.setdefault(item.index, []).append(item)
-        # One full block of rows in the first round; on a GPU many.
-        self.batch_size = 64 if network.device.type == "cpu" else 2048
+        self.budget = Budget.parse(settings.budget)
+        self.clock = Clock(self.budget)
+        self.chunk = CHUNK.get(network.device.type, CHUNK["cpu"])
+        self.batch_size = self.chunk if self.budget.seconds is None else EVERY_POINT
 
-    def __call__(self, batch: Batch) -> list[PointRecord]:
-        """One record per point: `vulnerable` with a stored witness, or `unknown` with the smallest margin found."""
-        begin = time.monotonic()
-        known = [self._replayed(batch, row) for row in range(len(batch))]
-        rows = torch.tensor([row for row, name in enumerate(known) if name is None], device=batch.points.device).long()
+    def __call__(self, batch: Batch) -> Iterator[PointRecord]:
+        """One record per point, as soon as it is decided: `vulnerable` with a stored witness, or `unknown` with the
+        smallest margin found."""
+        logs, near = [Log() for _ in range(len(batch))], batch.points.clone()
+        for place in range(len(batch)):
+            self._replay(batch, place, logs[place], near)
+        told = set()
+        for number, chosen in enumerate(self.settings.attacks):
+            rows = [place for place, log in enumerate(logs) if log.by is None or self.settings.each]
+            for some in torch.tensor(rows, dtype=torch.int64, device=batch.points.device).split(self.chunk):
+                if len(some):
+                    self._attack(batch, some, logs, near, chosen, self._name(number))
+            for place, log in enumerate(logs):
+                if log.by is not None and not self.settings.each and place not in told:
+                    told.add(place)
+                    yield self._record(batch, place, log)
+        for place, log in enumerate(logs):
+            if place not in told:
+                yield self._record(batch, place, log)
+
+    def _name(self, number: int) -> str:
+        """How an attack appears in the records: its name, with a number where it is asked several times."""
+        names = [chosen.name for chosen in self.settings.attacks]
+        before = names[:number].count(names[number])
+        return names[number] if not before else f"{names[number]}-{before + 1}"
+
+    def _attack(self, batch: Batch, rows: Tensor, logs: list[Log], near: Tensor, chosen: Chosen, name: str) -> None:
+        """One attack on some of the points, as far as the budget goes."""
+        if self.clock.over():
+            for place in rows.tolist():
+                logs[place].cut = True
+            return
+        kind, asked, classes = row(chosen.name), chosen.resolved(), self.network.classes
+        whole = kind.passes(asked, classes, batch.ball.p)
+        spent = [0 if self.settings.each else logs[place].passes for place in rows.tolist()]
+        left = [whole if self.budget.passes is None else min(whole, self.budget.passes - used) for used in spent]
+        for passes in sorted(set(left)):
+            some = rows[torch.tensor([other == passes for other in left], device=rows.device)]
+            settings = fitted(kind, asked, passes, classes, batch.ball.p)
+            for place in some.tolist():
+                logs[place].cut |= settings != asked
+            if settings is not None:
+                begin = time.monotonic()
+                with evaluating(self.network):
+                    found = kind.attack(self._task(batch, some, near), settings)
+                self._keep(batch, some, logs, found, name, (time.monotonic() - begin) / len(some))
+
+    def _task(self, batch: Batch, rows: Tensor, near: Tensor) -> Task:
         seeds = point_seeds(self.settings.seed, batch.indices[rows])
-        found = pgd(self.network, batch.ball.take(rows), batch.labels[rows], self.settings.pgd, seeds)
-        seconds = (time.monotonic() - begin) / len(batch)
-        place = {row: position for position, row in enumerate(rows.tolist())}
-        return [
-            self._searched(batch, row, found, place[row], seconds)
-            if replayed is None
-            else self._record(batch, row, "replay", replayed[0], replayed[1], seconds)
-            for row, replayed in enumerate(known)
-        ]
+        labels = batch.labels[rows]
+        return Task.of(self.network, batch.ball.take(rows), labels, seeds, near=near[rows], exact=self.exact)
 
-    def _replayed(self, batch: Batch, row: int) -> tuple[float, str | None] | None:
-        """Margin and name of the strongest known witness of this point, moved into this ball if it lies outside."""
-        stored = self.known.get(int(batch.indices[row]), [])
+    def _keep(self, batch: Batch, rows: Tensor, logs: list[Log], found: Found, name: str, seconds: float) -> None:
+        """Write down what an attack found. What it claims is judged once more."""
+        claimed = found.success.nonzero().squeeze(1)
+        sure: dict[int, int] = {}
+        if len(claimed):
+            filled = padded(claimed, self.chunk)  # a fixed number of rows: the last bits of a margin depend on it
+            asked = batch.ball.take(rows[filled]), batch.labels[rows[filled]]
+            judged = confirm(self.exact, *asked, found.points[filled])
+            sure = {place: number for number, place in enumerate(claimed.tolist()) if bool(judged.success[number])}
+        margins, passes = found.margins.tolist(), found.passes.tolist()
+        for number, place in enumerate(rows.tolist()):
+            log, margin = logs[place], margins[number]
+            if number in sure:
+                margin = float(judged.margins[sure[number]])
+                if log.by is None:
+                    log.by, log.margin = name, margin
+                    point = judged.points[sure[number]]
+                    log.name = batch.keep(self.witnesses, place, point, margin, self.model, found_by=name)
+            elif log.by is None and margin < log.margin:
+                log.margin = margin
+            log.tried[name] = {
+                "broke": number in sure,
+                "margin": margin,
+                "passes": passes[number],
+                "seconds": seconds,
+            }
+
+    def _replay(self, batch: Batch, place: int, log: Log, near: Tensor) -> None:
+        """The strongest known witness of a point, moved into this ball if it lies outside; where none holds there, the
+        nearest one is where searches for the nearest may start."""
+        begin, stored = time.monotonic(), self.known.get(int(batch.indices[place]), [])
         if not stored:
-            return None
-        many = torch.full((len(stored),), row, device=batch.points.device)
+            return
+        many = torch.full((len(stored),), place, device=batch.points.device)
         candidates = torch.stack([torch.from_numpy(item.witness) for item in stored]).to(batch.points.device)
-        judged = confirm(self.exact, batch.ball.take(many), batch.labels[many], candidates)
-        if not bool(judged.success.any()):
-            return None
+        ball, labels = batch.ball.take(many), batch.labels[many]
+        judged = confirm(self.exact, ball, labels, candidates)
         best = int(torch.where(judged.success, judged.margins, torch.inf).argmin())
-        margin = float(judged.margins[best])
-        return margin, batch.keep(self.witnesses, row, judged.points[best], margin, self.model)
+        broke = bool(judged.success[best])
+        if broke:
+            log.by, log.margin = REPLAY, float(judged.margins[best])
+            log.name = batch.keep(
+                self.witnesses, place, judged.points[best], log.margin, self.model, found_by=stored[best].found_by
+            )
+        else:
+            inside = ball.box is None or ball.contains(candidates, float("inf"))
+            distances = ball.distance(candidates)
+            usable = misclassified(self.exact, candidates, labels) & inside
+            nearest = int(torch.where(usable, distances, torch.inf).argmin())
+            if bool(usable[nearest]):
+                near[place] = candidates[nearest]
+        log.tried[REPLAY] = {
+            "broke": broke,
+            "margin": float(judged.margins[best]),
+            "passes": 0,
+            "seconds": time.monotonic() - begin,
+            "found_by": stored[best].found_by,
+        }
 
-    def _searched(self, batch: Batch, row: int, found: AttackResult, position: int, seconds: float) -> PointRecord:
-        margin = float(found.margins[position])
-        if bool(found.success[position]):
-            name = batch.keep(self.witnesses, row, found.points[position], margin, self.model)
-            return self._record(batch, row, "pgd", margin, name, seconds)
+    def _record(self, batch: Batch, place: int, log: Log) -> PointRecord:
+        fallen = log.by is not None
+        reason = None if fallen else f"attack budget of {self.budget} ran out" if log.cut else "attack failed"
         return PointRecord(
-            index=int(batch.indices[row]),
-            label=int(batch.labels[row]),
-            predicted=int(batch.predicted[row]),
-            verdict="unknown",
-            method="pgd",
-            reason="attack failed",
-            seconds=seconds,
-            details={"smallest_margin": margin},
-        )
-
-    def _record(
-        self, batch: Batch, row: int, method: str, margin: float, witness: str | None, seconds: float
-    ) -> PointRecord:
-        return PointRecord(
-            index=int(batch.indices[row]),
-            label=int(batch.labels[row]),
-            predicted=int(batch.predicted[row]),
-            verdict="vulnerable",
-            method=method,
-            margin_upper=margin,
-            witness=witness,
-            seconds=seconds,
+            index=int(batch.indices[place]),
+            label=int(batch.labels[place]),
+            predicted=int(batch.predicted[place]),
+            verdict="vulnerable" if fallen else "unknown",
+            method=log.by or next(reversed(log.tried), self.settings.attacks[0].name),
+            margin_upper=log.margin if fallen else None,
+            witness=log.name,
+            reason=reason,
+            seconds=log.seconds,
+            details={"attacks": log.tried} | ({} if fallen else {"smallest_margin": log.margin}),
         )

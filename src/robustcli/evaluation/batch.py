@@ -48,7 +48,9 @@ class Batch:
             self.ball.take(index),
         )
 
-    def keep(self, place: Place | None, row: int, x: Tensor, margin: float, model: str) -> str | None:
+    def keep(
+        self, place: Place | None, row: int, x: Tensor, margin: float, model: str, *, found_by: str = ""
+    ) -> str | None:
         """Store a misclassified input of one of the balls; its name.
 
         Args:
@@ -56,6 +58,7 @@ class Batch:
             x: the input, [*input_shape] float64.
             margin: f_y - max f_t at x.
             model: hash of the network as stored.
+            found_by: name of the attack.
         """
         if place is None:
             return None
@@ -69,6 +72,7 @@ class Batch:
             norm=norm_name(self.ball.p),
             distance=float(vector_norm((x - point).flatten(), self.ball.p)),
             model=model,
+            found_by=found_by,
         )
         return store(place, witness)
 

@@ -18,7 +18,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustcli.attacks.settings import PgdSettings
+from robustcli.attacks.ensembles import Chosen
+from robustcli.attacks.settings import WideSettings
 from robustcli.bounds.layered import Effort
 from robustcli.bounds.types import Bounds
 from robustcli.bounds.zonotope import ZonotopeSettings
@@ -30,14 +31,14 @@ from robustcli.recipes.fields import NonNegative, Strict
 from robustcli.results.schema import PointRecord, Verdict
 from robustcli.results.witnesses import Place
 
-LIGHT = PgdSettings(steps=20, restarts=1, targets=9)
+LIGHT = WideSettings(steps=20, restarts=1, targets=9)
 """An attack that finds most witnesses, an order of magnitude cheaper than `robust attack`."""
 
 
 class Budget(Strict):
     """How hard the stages try. Each stage says which of these its answers depend on."""
 
-    attack: PgdSettings = Field(LIGHT, description="the search for misclassified inputs")
+    attack: WideSettings = Field(LIGHT, description="the search for misclassified inputs")
     seed: int = Field(0, ge=0, description="of the attack's random starts")
     search: Effort = Field(Effort(), description="for the slopes of alpha, and the multipliers of ball-offset")
     zonotope: ZonotopeSettings = Field(ZonotopeSettings(), description="for the slopes of zonotopes")
@@ -76,7 +77,8 @@ class Context:
     @cached_property
     def attacker(self) -> attack.Attacker:
         """Replays the witnesses kept, then searches."""
-        settings = attack.Settings(pgd=self.budget.attack, seed=self.budget.seed)
+        chosen = Chosen(name="apgd-wide", settings=self.budget.attack.model_dump())
+        settings = attack.Settings(attacks=[chosen], seed=self.budget.seed)
         return attack.Attacker(self.network, settings, self.witnesses)
 
     def fallen(self, batch: Batch, x: Tensor, margin: float) -> Fallen:

@@ -11,9 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robustcli.attacks.apgd_wide import apgd_wide
+from robustcli.attacks.contract import Task
 from robustcli.attacks.noise import point_seeds
-from robustcli.attacks.pgd import pgd
-from robustcli.attacks.settings import PgdSettings
+from robustcli.attacks.settings import WideSettings
+from robustcli.attacks.training import evaluating
 from robustcli.balls import Ball
 from robustcli.bounds.types import Bounds
 from robustcli.errors import RobustError, SolverError, UsageError
@@ -38,7 +40,7 @@ class Settings(Strict):
     time_limit: NonNegative = Field(120.0, description="seconds per point, all targets and stages together")
     tolerance: Positive = Field(TOLERANCE, description="a margin counts as proved positive only above this")
     formulation: Literal["auto", "slack", "sub"] = Field("auto", description="how a ReLU is written; auto: by size")
-    attack: PgdSettings | None = Field(LIGHT, description="attack before the MIP; null: none")
+    attack: WideSettings | None = Field(LIGHT, description="attack before the MIP; null: none")
     threads: int = Field(1, ge=1, description="of the solver")
     seed: int = Field(0, ge=0, description="of attack and solver")
 
@@ -134,11 +136,13 @@ class ExactVerifier:
         begin = time.monotonic()
         seeds = point_seeds(self.settings.seed, torch.tensor([stage.index], device=stage.ball.center.device))
         labels = torch.tensor([stage.label], device=stage.ball.center.device)
-        found = pgd(self.network, stage.ball, labels, self.settings.attack, seeds)
+        task = Task.of(self.network, stage.ball, labels, seeds, exact=self.exact)
+        with evaluating(self.network):
+            found = apgd_wide(task, self.settings.attack)
         stage.details["attack_seconds"] = round(time.monotonic() - begin, 4)
         if not bool(found.success[0]):
             return None
-        return self._witnessed(stage, found.points[0], float(found.margins[0]), "pgd", float(stage.margins.min()))
+        return self._witnessed(stage, found.points[0], float(found.margins[0]), "apgd-wide", float(stage.margins.min()))
 
     def _solved(self, stage: _Stage) -> PointRecord:
         """The MIP over the open targets, with what is left of the time limit."""
@@ -187,6 +191,7 @@ class ExactVerifier:
                 norm="linf",
                 distance=float((x - clean).abs().max()),
                 model=self.model,
+                found_by=method,
             )
             name = store(self.witnesses, witness)
         return self._record(stage, "vulnerable", method, lower, upper=margin, witness=name)

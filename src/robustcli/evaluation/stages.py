@@ -85,12 +85,14 @@ class Attack:
     def run(self, state: State, context: Context, seconds: float | None) -> Findings:
         """Misclassified inputs, with what found them."""
         fallen, details = {}, {}
-        for row, record in enumerate(context.attacker(state.batch)):
+        places = {index: row for row, index in enumerate(state.batch.indices.tolist())}
+        for record in context.attacker(state.batch):
+            row = places[record.index]
             if record.margin_upper is not None and record.verdict == "vulnerable":
                 fallen[row] = Fallen(record.margin_upper, record.witness)
                 details[row] = {"found_by": record.method}
             else:
-                details[row] = record.details
+                details[row] = {"smallest_margin": record.details["smallest_margin"]}
         return Findings(fallen=fallen, details=details, reason="attack failed")
 
 

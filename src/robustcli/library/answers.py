@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcli.results.attacks import attack_figures
 from robustcli.results.distances import distances
-from robustcli.results.schema import PointRecord, StageFigures
+from robustcli.results.schema import AttackFigures, PointRecord, StageFigures
 from robustcli.results.stages import stage_figures
 
 VERDICTS = ("robust", "vulnerable", "misclassified", "unknown")
@@ -79,6 +80,11 @@ class Verdicts(Answer):
     def stages(self) -> dict[str, StageFigures]:
         """What each stage of `certify` was asked, what it decided and how long it took."""
         return stage_figures(self.records) or {}
+
+    @property
+    def attacks(self) -> dict[str, AttackFigures]:
+        """What each attack of `attack` was asked, what it broke and what it cost."""
+        return attack_figures(self.records) or {}
 
     def __str__(self) -> str:
         counts = self.counts

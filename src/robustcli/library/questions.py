@@ -12,7 +12,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from robustcli.attacks.settings import PgdSettings
 from robustcli.errors import UsageError, one_line
 from robustcli.evaluation import attack as attacking
 from robustcli.evaluation import certify as certifying
@@ -89,25 +88,30 @@ def attack(
     eps: Radius,
     box: Given = None,
     inputs: Normalised | None = None,
+    attack: str | Sequence[str] = "standard",
+    each: bool = False,
+    budget: int | str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    **search: Any,
+    **options: Any,
 ) -> Verdicts:
     """Search each ball for a misclassified input: `robust attack`. Arguments as in `certify`, and
 
     Args:
-        search: steps, restarts, targets and what else `attacks.settings.PgdSettings` has.
+        attack: attacks and ensembles by name, in order.
+        each: ask every attack about every point; else only about those that still stand.
+        budget: passes per point, or a time for all points as text ("60s", "5m").
+        options: steps, restarts, targets and what else the attacks have (`attacks.settings`), for all that have it.
     Returns:
         `vulnerable` with a witness, or `unknown`: a search proves nothing.
     Raises:
         UsageError: for a model that cannot be read, or a question that cannot be asked.
     """
-    try:
-        settings = attacking.Settings(pgd=PgdSettings(**search), seed=seed)
-    except ValidationError as error:
-        raise UsageError(f"attack: {one_line(error)}", f"known: {', '.join(PgdSettings.model_fields)}") from error
     with torch.random.fork_rng(devices=[]):
         asked = ask(model, points, labels, norm, eps, box, inputs)
+        names = [attack] if isinstance(attack, str) else attack
+        limit = None if budget is None else str(budget)
+        settings = attacking.Settings.named(names, asked.ball.p, each=each, budget=limit, seed=seed, **options)
         kept: dict[str, Witness] = {}
         evaluator = attacking.Attacker(asked.network, settings, kept)
         return Verdicts(f"attack: {asked.words}", *asked.answered(evaluator, kept, progress))

@@ -59,7 +59,7 @@ class PointRecord(Record):
     label: int
     predicted: int
     verdict: Verdict | None = Field(description="null for bound-distance, which asks no yes-no question")
-    method: str = Field(description="what decided (unknown: what was asked last), e.g. clean, pgd, dual, highs")
+    method: str = Field(description="what decided (unknown: what was asked last), e.g. clean, apgd-wide, dual, highs")
     margin_lower: float | None = Field(None, description="proved lower bound on the smallest margin over the ball")
     margin_upper: float | None = Field(None, description="float64 margin of the witness (or of the clean point)")
     distance_lower: float | None = Field(None, description="proved lower bound on the smallest perturbation; null: inf")
@@ -86,6 +86,20 @@ class StageFigures(Record):
     robust: int = Field(description="points it decided: the last margin was proved")
     vulnerable: int = Field(description="points it decided: a misclassified input was found")
     seconds: float
+
+
+class AttackFigures(Record):
+    """What one attack of `attack` did. `replay`: the witnesses known before."""
+
+    asked: int = Field(description="points it was asked about")
+    broken: int = Field(description="points it found a misclassified input for")
+    first: int = Field(description="points that it broke before any other attack did")
+    passes: int = Field(description="forward and backward passes, all points together")
+    seconds: float
+    lower: float | None = Field(
+        None,
+        description="the attack's own lower bound on the robust error; null: not asked about all points",
+    )
 
 
 class Detection(Record):
@@ -117,6 +131,9 @@ class Summary(Record):
     )
     histogram: Histogram | None = Field(None, description="bound-distance: how the distances are distributed")
     stages: dict[str, StageFigures] | None = Field(None, description="certify: per stage, in the order they were asked")
+    attacks: dict[str, AttackFigures] | None = Field(
+        None, description="attack: per attack, in the order they were asked"
+    )
     detection: Detection | None = Field(None, description="certify --detect: inputs flagged as possibly adversarial")
     seconds: float
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from robustcli import files
 from robustcli.errors import ContradictionError, DataError, one_line
+from robustcli.results.attacks import attack_figures
 from robustcli.results.distances import distance_figures, misclassified
 from robustcli.results.schema import PointRecord, Question, ResultDocument, Summary, Verdict
 from robustcli.results.stages import stage_figures
@@ -270,5 +271,6 @@ def summarise(
         verdicts=verdicts,
         **(distance_figures(rows) if rows and not asked else {}),
         stages=stage_figures(rows),
+        attacks=attack_figures(rows),
         seconds=seconds,
     )

@@ -5,6 +5,7 @@ witnesses/<20 hex>.npz   point, witness   float64 arrays of the input's shape
                          margin           float64 margin f_y - max f_t at the witness, < 0
                          norm, distance   the norm of the question and ||witness - point|| in it
                          model            hash of architecture and weights the witness is against
+                         found_by         name of the attack; empty where it is not known
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Witness:
     norm: str
     distance: float
     model: str
+    found_by: str = ""
 
     @property
     def name(self) -> str:
@@ -68,6 +70,7 @@ def store(place: Place, witness: Witness) -> str:
             norm=np.array(witness.norm),
             distance=np.float64(witness.distance),
             model=np.array(witness.model),
+            found_by=np.array(witness.found_by),
         )
         write_bytes(path, buffer.getvalue())
     return path.name
@@ -91,6 +94,7 @@ def load(path: Path) -> Witness:
                 norm=str(data["norm"]),
                 distance=float(data["distance"]),
                 model=str(data["model"]),
+                found_by=str(data["found_by"]) if "found_by" in data else "",
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(

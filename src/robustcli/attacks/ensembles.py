@@ -1,0 +1,106 @@
+"""Attacks that belong together, by name: each next one is asked only about the points that still stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from robustcli.attacks.registry import ROWS, row
+from robustcli.errors import UnknownNameError, UsageError, one_line
+from robustcli.norms import norm_name
+from robustcli.recipes.fields import Strict
+
+
+@dataclass(frozen=True)
+class Member:
+    """An attack of an ensemble, and what it sets other than by default."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+QUICK = {"steps": 20, "restarts": 1, "targets": 9}
+
+ENSEMBLES: dict[str, tuple[Member, ...]] = {
+    "standard": (
+        Member("apgd-wide", QUICK),
+        Member("apgd-t"),
+        Member("apgd-wide"),
+        Member("apgd-ce"),
+    ),
+    "quick": (Member("apgd-wide", QUICK),),
+    "paper-000": (Member("pgd", {"steps": 40, "restarts": 1}),),
+    "paper-001": (Member("pgd", {"steps": 100, "restarts": 10}),),
+}
+"""What an ensemble asks, in order. Attacks that do not know a norm are left out there."""
+
+
+class Chosen(Strict):
+    """An attack with all its settings."""
+
+    name: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str, **options: Any) -> Chosen:
+        """By name, with what is set other than by default.
+
+        Raises:
+            UsageError: for an unknown name, for settings that the attack does not have.
+        """
+        kind = row(name).settings
+        try:
+            return cls(name=name, settings=kind(**options).model_dump())
+        except ValidationError as error:
+            known = ", ".join(kind.model_fields) or "nothing to set"
+            raise UsageError(f"attack {name}: {one_line(error)}", f"known: {known}") from error
+
+    def resolved(self) -> Strict:
+        """The settings as an object."""
+        return row(self.name).settings(**self.settings)
+
+
+def choose(names: Sequence[str], p: float, options: Mapping[str, Any] | None = None) -> list[Chosen]:
+    """The attacks meant by names of attacks and ensembles, in order, each once.
+
+    Args:
+        names: `standard` where there are none.
+        p: exponent of the ball.
+        options: settings for all attacks that have them; None for the default.
+    Raises:
+        UnknownNameError: for a name that is neither.
+        UsageError: for an attack named that does not know the ball; for settings that no attack has.
+    """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    used: set[str] = set()
+    chosen: list[Chosen] = []
+    for name in names or ("standard",):
+        for member in _members(name, p):
+            fields = row(member.name).settings.model_fields
+            own = {key: value for key, value in given.items() if key in fields}
+            used |= own.keys()
+            chosen.append(Chosen.of(member.name, **{**member.options, **own}))
+    for key in given.keys() - used:
+        known = sorted({field for one in chosen for field in one.settings})
+        raise UsageError(
+            f"attack: none of {', '.join(dict.fromkeys(one.name for one in chosen))} has {key!r}",
+            f"known: {', '.join(known)}",
+        )
+    return list({one.model_dump_json(): one for one in chosen}.values())
+
+
+def _members(name: str, p: float) -> Sequence[Member]:
+    if name in ENSEMBLES:
+        members = [member for member in ENSEMBLES[name] if p in row(member.name).norms]
+        if not members:
+            raise UsageError(f"no attack of {name} knows {norm_name(p)}", "choose other attacks with --attack")
+        return members
+    if name not in ROWS:
+        raise UnknownNameError("attack", name, [*ROWS, *ENSEMBLES])
+    if p not in ROWS[name].norms:
+        knows = ", ".join(map(norm_name, ROWS[name].norms))
+        raise UsageError(f"attack {name} does not know {norm_name(p)}", f"it knows {knows}; ensembles leave it out")
+    return [Member(name)]

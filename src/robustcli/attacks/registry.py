@@ -1,0 +1,119 @@
+"""Every attack by name. To add one: a line here.
+
+A line holds the function, its settings, the most passes it can spend on a point, the norms it knows, and its goal: any
+misclassified point of the ball (`radius`), or the nearest one (`nearest`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from robustcli.attacks.apgd import apgd
+from robustcli.attacks.apgd_targeted import apgd_targeted
+from robustcli.attacks.apgd_wide import apgd_wide
+from robustcli.attacks.contract import Found, Task
+from robustcli.attacks.fgsm import fgsm
+from robustcli.attacks.losses import cross_entropy, dlr, margin, targeted_dlr
+from robustcli.attacks.pgd import pgd
+from robustcli.attacks.settings import ApgdSettings, FgsmSettings, PlainSettings, TargetedSettings, WideSettings
+from robustcli.attacks.wide import large_eps, phases
+from robustcli.errors import UnknownNameError
+from robustcli.recipes.fields import Strict
+
+ALL = (1.0, 2.0, math.inf)
+
+Cost = Callable[[Any, int, float], int]
+"""(settings, number of classes, p) -> the most passes the attack spends on a point."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack.
+
+    Args:
+        attack: `attack(task, settings) -> Found`.
+        settings: class of its settings; all have defaults.
+        passes: the most it spends on a point.
+        words: what it is, for people.
+        norms: exponents of the balls it knows.
+        goal: what it looks for.
+    """
+
+    attack: Callable[[Task, Any], Found]
+    settings: type[Strict]
+    passes: Cost
+    words: str
+    norms: tuple[float, ...] = ALL
+    goal: Literal["radius", "nearest"] = "radius"
+
+
+def run_passes(steps: int, p: float) -> int:
+    """Of one run of APGD: a pass per step, and one more at the start of every radius."""
+    return steps + (len(large_eps(steps)) if p == 1 else 1)
+
+
+def _plain(settings: PlainSettings, classes: int, p: float) -> int:
+    return settings.restarts * (settings.steps + 1)
+
+
+def _apgd(settings: ApgdSettings, classes: int, p: float) -> int:
+    return settings.restarts * run_passes(settings.steps, p)
+
+
+def _targeted(settings: TargetedSettings, classes: int, p: float) -> int:
+    return settings.restarts * min(settings.targets, classes - 1) * run_passes(settings.steps, p)
+
+
+def _wide(settings: WideSettings, classes: int, p: float) -> int:
+    runs = settings.restarts + min(settings.targets, classes - 1)
+    return runs * (settings.steps + len(phases(settings)))
+
+
+ROWS: dict[str, Row] = {
+    "fgsm": Row(fgsm, FgsmSettings, lambda *_: 1, "one step to the end of the ball (Goodfellow et al. 2015)"),
+    "pgd": Row(pgd, PlainSettings, _plain, "steps of one length, cross-entropy: the papers' PGD"),
+    "apgd-ce": Row(partial(apgd, loss=cross_entropy), ApgdSettings, _apgd, "APGD on the cross-entropy"),
+    "apgd-dlr": Row(partial(apgd, loss=dlr), ApgdSettings, _apgd, "APGD on the difference of logits ratio"),
+    "apgd-margin": Row(partial(apgd, loss=margin), ApgdSettings, _apgd, "APGD on f_y - max f_t"),
+    "apgd-t": Row(partial(apgd_targeted, loss=margin), TargetedSettings, _targeted, "APGD on f_y - f_t, t by t"),
+    "apgd-t-dlr": Row(partial(apgd_targeted, loss=targeted_dlr), TargetedSettings, _targeted, "APGD on targeted DLR"),
+    "apgd-wide": Row(apgd_wide, WideSettings, _wide, "APGD from far outside the ball inwards"),
+}
+
+
+def row(name: str) -> Row:
+    """One attack by name.
+
+    Raises:
+        UnknownNameError: when there is none.
+    """
+    if name not in ROWS:
+        raise UnknownNameError("attack", name, ROWS)
+    return ROWS[name]
+
+
+SHRINK = ("restarts", "targets", "steps")
+"""What a small budget takes away from, in this order."""
+
+FEWEST = {"restarts": 1, "targets": 1, "steps": 10}
+
+
+def fitted(row: Row, settings: Strict, passes: int, classes: int, p: float) -> Strict | None:
+    """The settings with as many restarts, targets and steps as a number of passes allows; None where none are left."""
+    for field in SHRINK:
+        if row.passes(settings, classes, p) <= passes:
+            return settings
+        if field not in type(settings).model_fields:
+            continue
+        most = getattr(settings, field)
+        low, high = min(FEWEST[field], most), most
+        while low < high:  # the largest value that fits, or the smallest there is
+            middle = (low + high + 1) // 2
+            fits = row.passes(settings.model_copy(update={field: middle}), classes, p) <= passes
+            low, high = (middle, high) if fits else (low, middle - 1)
+        settings = settings.model_copy(update={field: low})
+    return settings if row.passes(settings, classes, p) <= passes else None
