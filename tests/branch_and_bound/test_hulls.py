@@ -23,6 +23,7 @@ from tests.branch_and_bound.cases import Case, case, center
 from tests.nets import convolutional, dense
 
 LONG = Schedule(300, 0.1, 0.0, 0.985)
+WRONG_SIDE = Schedule(30, 0.2, 0.2, 0.9)
 BOXES = [None, (0.0, 1.0)]
 
 
@@ -182,3 +183,38 @@ def test_for_whom() -> None:
     assert not hulls.known(case(network, around, 0.4, 1.0, None, wider=0.3).system)
     windows = convolutional(0, side=12)
     assert not hulls.known(case(windows, center(windows, 0), 0.4, math.inf, None, wider=0.3).system)
+
+
+@pytest.mark.parametrize("box", BOXES)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_bounds_where_a_margin_is_not_positive(box: tuple[float, float] | None, seed: int) -> None:
+    """No neuron leaves them at an input with f_y - f_t <= 0."""
+    found, generator = drawn(seed, box), torch.Generator().manual_seed(seed)
+    system = found.system
+    wanted = system.forms.both_signs()
+    margin = system.margins.take(torch.tensor([seed % len(found.targets)]))
+    parts = hulls.raised(system, wanted, slopes(system, len(wanted)), WRONG_SIDE, against=margin)
+    ends = torch.cat([part.proved for part in parts])
+    points = found.ball.sample(300, generator)[0]
+    points = torch.cat(
+        [points, torch.where(torch.rand(points.shape, generator=generator) < 0.5, *found.ball.bounding_box())]
+    )
+    wrong = points[found.network(points) @ found.rows[seed % len(found.targets)] <= 0]
+    z = torch.cat([z.flatten(1) for z in found.network.pre_activations(wrong)[:-1]], dim=1)
+    offsets = torch.tensor([0, *(layer.lower.numel() for layer in found.layers)]).cumsum(0)
+    z = z[:, offsets[system.hidden_layers] + system.units]
+    assert (torch.cat([z, -z], dim=1) >= ends).all()
+
+
+def test_a_margin_that_is_not_positive_tightens() -> None:
+    """Somewhere: the multiple of it is not always 0."""
+    found = drawn(3, (0.0, 1.0))
+    system = found.system
+    wanted, theta = system.forms.both_signs(), slopes(system, 2 * system.size)
+    margin = system.margins.take(torch.tensor([0]))
+    alone, against = (
+        torch.cat([part.proved for part in hulls.raised(system, wanted, theta, WRONG_SIDE, against=limit)])
+        for limit in (None, margin)
+    )
+    assert (against > alone + 0.1).any()

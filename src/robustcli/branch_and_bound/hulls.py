@@ -67,6 +67,7 @@ def raised(
     theta: Tensor,
     schedule: Schedule,
     signs: Tensor | None = None,
+    against: Functionals | None = None,
 ) -> Iterator[Raised]:
     """Lines above, and slopes, that raise the lower bound of each of R functionals over the whole ball; batch by batch.
 
@@ -76,17 +77,21 @@ def raised(
         theta: slopes to begin with, [R, n] float32.
         schedule: steps; `slope` is the rate of slopes and of shares.
         signs: of neurons that are fixed in all of them, [n] int8.
+        against: one functional; the bounds need only hold where it is not positive. Any multiple of it may be added.
     """
     count = system.layers[0].stop
     unit, half = in_room(system), (system.up + system.down) / 2
     rough, wanted = unit.to(torch.float32), moved(start, system).to(torch.float32)
+    limit = None if against is None else moved(against, system).to(torch.float32)
     fixed = torch.zeros_like(theta[0], dtype=torch.int8) if signs is None else signs
     numbers = NUMBERS.get(theta.device.type, NUMBERS["cpu"])
     every = torch.arange(len(start), device=theta.device)
     for index in every.split(max(1, numbers // (count * len(half) + 1))):
         here, part = fixed.expand(len(index), -1), start.take(index)
-        found = _search(rough, wanted.take(index), theta[index] * (here == 0), here, schedule)
+        found = _search(rough, wanted.take(index), theta[index] * (here == 0), here, schedule, limit)
         lines = above(system, torch.where(half > 0, found.shares.to(half.dtype) / half, 0.0))
+        if against is not None:
+            part = part.plus(against, found.weights.to(half.dtype))
         bounds = proved(replace(system, hulls=lines), part, here, found.theta)
         yield Raised(index, found.theta, lines, bounds)
 
@@ -115,13 +120,16 @@ def above(system: System, pixels: Tensor) -> Hulls:
 
 @dataclass(frozen=True)
 class _Found:
-    """Shares between 0 and W, [R, n1, d] in units of t; slopes and multipliers, [R, n]."""
+    """Shares between 0 and W, [R, n1, d] in units of t; slopes and multipliers, [R, n]; weights of `against`, [R]."""
 
     shares: Tensor
     theta: Tensor
+    weights: Tensor
 
 
-def _search(system: System, start: Functionals, theta: Tensor, signs: Tensor, schedule: Schedule) -> _Found:
+def _search(
+    system: System, start: Functionals, theta: Tensor, signs: Tensor, schedule: Schedule, against: Functionals | None
+) -> _Found:
     first = system.layers[0]
     whole, constants = system.forms.pixels[first], system.forms.constants[first]
     size, low, high = whole.abs(), whole.clamp(max=0), whole.clamp(min=0)
@@ -130,16 +138,20 @@ def _search(system: System, start: Functionals, theta: Tensor, signs: Tensor, sc
     shares = (whole * (upper / (2 * width)).clamp(0, 1).unsqueeze(1)).repeat(len(theta), 1, 1)
     none = shares.new_zeros(())  # sizes only matter where something is proved
     work = Work.of(replace(system, hulls=Hulls(shares, none, none)), start, signs, theta, schedule)
+    weights = torch.zeros_like(start.constants)
     moves: list[Tensor] = []
     for step in range(schedule.steps):
         off = torch.linalg.vector_norm(shares, ord=1, dim=2)
         on = width - off + constants
         now = replace(system, hulls=Hulls(shares, torch.maximum(off, on), none))
-        found = backward(now, start, work.phases, work.theta)
+        wanted = start if against is None else start.plus(against, weights)
+        found = backward(now, wanted, work.phases, work.theta)
         t = -found.rows.sign()
-        z, _ = forward(now, work.phases, work.theta, found.above, t)
+        z, y = forward(now, work.phases, work.theta, found.above, t)
         rate = schedule.slope * schedule.decay**step
         means = [t, torch.where(off > on, 1.0, -1.0)]
+        if against is not None:
+            means.append(((against.pixels * t).sum(1) + (against.neurons * y).sum(1) + against.constants).sign())
         moves = [torch.lerp(new, old, MEMORY) for old, new in zip(moves or means, means, strict=True)]
         work.climb(
             torch.addcmul(work.phases.signs * z, work.phases.free * z, found.above.clamp(min=0)), step, schedule.decay
@@ -147,7 +159,10 @@ def _search(system: System, start: Functionals, theta: Tensor, signs: Tensor, sc
         shares.addcmul_(size, moves[0].unsqueeze(1), value=-rate)
         shares.addcmul_(whole, moves[1].unsqueeze(2), value=-rate)
         torch.clamp(shares, low, high, out=shares)
-    return _Found(shares, work.theta)
+        if against is not None:
+            unit = start.sizes / against.sizes.clamp(min=TINY)
+            weights = torch.addcmul(weights, moves[2], unit, value=rate).clamp(min=0)
+    return _Found(shares, work.theta, weights)
 
 
 def in_room(system: System) -> System:
