@@ -71,7 +71,7 @@ def work(arguments: argparse.Namespace, question: Question) -> None:
             continue
         if any(part in each.name for part in arguments.without):
             continue
-        for line in each.run(net, cells, points, question.norm, question.eps if radius else math.inf):
+        for line in each.run(net, cells, points, question.norm, question.eps):
             print(f"{title}, {line}", flush=True)
 
 
@@ -127,7 +127,7 @@ def radius_figures(cells: Cells) -> dict[str, Any]:
 
 def nearest_figures(cells: Cells) -> dict[str, Any]:
     """Distances of all sides on the points that all were asked about."""
-    names = cells.sides()
+    names = [side for side in cells.sides() if any("distance" in line for line in cells.of(side))]
     asked = {side: {int(point) for line in cells.of(side) for point in line["points"]} for side in names}
     points = sorted(set.intersection(*asked.values())) if asked else []
     found = {side: cells.merged(side, "distance") for side in names}
@@ -163,6 +163,13 @@ def nearest_figures(cells: Cells) -> dict[str, Any]:
     return {"points": len(points), "sides": rows, "pairs": lost}
 
 
+def plain(value: Any) -> Any:
+    """As JSON has it: null for what is infinite."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def summary(out: Path) -> dict[str, Any]:
     """All questions with lines."""
     result: dict[str, Any] = {"torch": torch.__version__, "radius": {}, "nearest": {}}
@@ -172,7 +179,8 @@ def summary(out: Path) -> dict[str, Any]:
             result["nearest"][name.removesuffix(" nearest")] = nearest_figures(cells)
         else:
             result["radius"][name] = radius_figures(cells)
-    return result
+    found: dict[str, Any] = plain(result)
+    return found
 
 
 def main() -> None:
@@ -196,16 +204,18 @@ def main() -> None:
         print(json.dumps(summary(arguments.out), indent=1))
         return
     print(*missing(), sep="\n", file=sys.stderr)
-    chosen = [
-        question
-        for question in QUESTIONS
-        if question.net in (arguments.net or [question.net])
-        and question.norm in (arguments.norm or [question.norm])
-        and (arguments.kind == "nearest" or question.eps in (arguments.eps or [question.eps]))
-    ]
-    for question in {
-        (item.net, item.norm, item.eps if arguments.kind == "radius" else 0): item for item in chosen
-    }.values():
+    if arguments.kind == "nearest":
+        nets = arguments.net or list(dict.fromkeys(question.net for question in QUESTIONS))
+        chosen = [Question(net, norm, math.inf) for net in nets for norm in arguments.norm or NORMS]
+    else:
+        chosen = [
+            question
+            for question in QUESTIONS
+            if question.net in (arguments.net or [question.net])
+            and question.norm in (arguments.norm or [question.norm])
+            and question.eps in (arguments.eps or [question.eps])
+        ]
+    for question in chosen:
         work(arguments, question)
 
 
