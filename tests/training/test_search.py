@@ -73,3 +73,14 @@ def test_a_sample_of_the_grid_and_axes_that_are_none(search: ModuleType) -> None
     assert all(one[0] in ("a=1", "a=2", "a=3") and one[1] in ("b=1", "b=2") for one in chosen)
     with pytest.raises(search.UsageError, match="key=a,b"):
         search.combinations(search.arguments(["--recipe", "x", "--try", "a"]))
+
+
+def test_complete_verification_leaves_no_more_open_than_its_cheapest_bound(search: ModuleType, tmp_path: Path) -> None:
+    (by_bound,) = asked(search, tmp_path, "--points", "30")["ranking"]
+    document = asked(search, tmp_path, "--points", "30", "--complete", "20")
+    (complete,) = document["ranking"]
+    assert document["bound"] == "complete, 20 s a point"
+    for norm in ("l1", "l2", "linf", "union"):
+        assert complete["error"] <= complete[norm] <= by_bound[norm]
+    assert complete["union"] < by_bound["union"]
+    assert complete["union"] >= max(complete[norm] for norm in ("l1", "l2", "linf"))
