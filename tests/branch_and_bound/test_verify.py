@@ -218,3 +218,12 @@ def test_a_ball_of_one_point(p: float, box: tuple[float, float] | None) -> None:
     outcome = found.verify(nodes=2000)
     assert outcome.verdict == "robust"
     assert 0 < outcome.margin_lower <= float((network(found.ball.center) @ found.rows.T).min())
+
+
+def test_nothing_asked_is_proved() -> None:
+    """A point whose targets are all closed already."""
+    found = replace(case(small(0), center(small(0), 0), 0.1, math.inf, None), targets=[], margins=[])
+    outcome = found.verify()
+    assert outcome.verdict == "robust"
+    assert outcome.margin_lower == math.inf
+    assert outcome.nodes == 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustcli.branch_and_bound import verify as module
+from robustcli.branch_and_bound import wrong_side
 from robustcli.branch_and_bound.coupling import raised
 from robustcli.branch_and_bound.hulls import known
 from robustcli.branch_and_bound.system import System
@@ -110,3 +111,17 @@ def test_parts_of_parts(monkeypatch: pytest.MonkeyPatch, seed: int, eps: float) 
     assert outcome.verdict == plain.verdict
     assert outcome.margin_lower <= float((found.network(corners_and_samples(found, seed)) @ found.rows.T).min())
     assert divided or (seed, eps) not in CLOSE
+
+
+def test_after_the_deadline_nothing_is_claimed() -> None:
+    """A round of hulls that time runs out in leaves the bounds of the neurons it did not come to as they are."""
+    found = drawn(3, 0.5)
+    system, signs = found.system, torch.zeros(found.system.size, dtype=torch.int8)
+    margin, wanted = system.margins.take(torch.tensor([0])), system.forms.both_signs()
+    late = wrong_side._by_hulls(system, wanted, signs, wrong_side.ENDS, margin, deadline=0.0)
+    whole = wrong_side._by_hulls(system, wanted, signs, wrong_side.ENDS, margin)
+    assert ((late == whole) | late.isneginf()).all()
+    result = tightened(system, margin, signs, deadline=0.0)
+    assert result is not None
+    assert torch.equal(result[0].lower, system.lower)
+    assert torch.equal(result[1], signs)

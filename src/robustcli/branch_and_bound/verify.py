@@ -143,7 +143,8 @@ class _Search:
 
     def run(self) -> Outcome:
         """A short search; then one with tighter hidden bounds."""
-        self.begin(SHORT)
+        if self.open:
+            self.begin(SHORT)
         if self.goes_on():
             stop = time.perf_counter() + REFINED * (self.deadline - time.perf_counter())
             self.layers = refined(self.exact, self.ball, self.layers, self.batch, stop)

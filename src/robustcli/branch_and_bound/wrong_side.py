@@ -58,7 +58,7 @@ def tightened(
             course = FIRST if numbers is None else NEXT
             ends, numbers = coupling.raised(system, wanted, signs, course, margin, numbers, deadline)
         else:
-            ends = _by_hulls(system, wanted, signs, ENDS, margin)
+            ends = _by_hulls(system, wanted, signs, ENDS, margin, deadline)
         low, up = ends.tensor_split(2)
         lower, upper = system.lower.clone(), system.upper.clone()
         lower[open_] = torch.maximum(lower[open_], low)
@@ -82,7 +82,18 @@ def tightened(
 
 
 def _by_hulls(
-    system: System, wanted: Functionals, signs: Tensor, schedule: Schedule, margin: Functionals | None = None
+    system: System,
+    wanted: Functionals,
+    signs: Tensor,
+    schedule: Schedule,
+    margin: Functionals | None = None,
+    deadline: float = math.inf,
 ) -> Tensor:
+    """Lower bounds of functionals, [R]; -inf for those not begun by the deadline."""
     slopes = adaptive(Bounds(system.lower, system.upper)).to(torch.float32).expand(len(wanted), -1)
-    return torch.cat([part.proved for part in hulls.raised(system, wanted, slopes, schedule, signs, margin)])
+    ends = torch.full_like(wanted.constants, -torch.inf)
+    for part in hulls.raised(system, wanted, slopes, schedule, signs, margin):
+        ends[part.index] = part.proved
+        if time.perf_counter() >= deadline:
+            break
+    return ends
