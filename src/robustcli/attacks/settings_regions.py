@@ -42,8 +42,8 @@ class DescentSettings(Strict):
 class RelaxationSettings(Strict):
     """Searches that start where the linear lower bounds of the margins are smallest."""
 
-    steps: int = Field(100, ge=1, description="gradient steps of each run")
-    targets: int = Field(3, ge=1, description="classes aimed at, those of the lowest bounds first")
+    steps: int = Field(30, ge=1, description="gradient steps of each run; two runs a class")
+    targets: int = Field(9, ge=1, description="classes aimed at, those of the lowest bounds first")
 
 
 class LatentSettings(Strict):
