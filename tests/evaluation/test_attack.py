@@ -6,12 +6,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from robustcli.attacks.contract import Found, Task
+from robustcli.attacks.registry import ROWS
+from robustcli.attacks.settings import FgsmSettings
 from robustcli.balls import Ball
 from robustcli.evaluation.attack import Attacker, Settings
 from robustcli.evaluation.batch import Batch
@@ -102,6 +106,55 @@ def test_without_a_folder_nothing_is_kept(network: Network, tmp_path: Path, monk
     records = list(Attacker(network, QUICK)(batch(network, "linf", EPS["linf"])))
     assert {record.witness for record in records} == {None}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_answer_per_point_whatever_the_order_of_attacks(network: Network, tmp_path: Path) -> None:
+    """Records come as points are decided; in turn, each attack meets what stands, and the first to break is named."""
+    asked = batch(network, "linf", EPS["linf"])
+    settings = Settings.named(["fgsm", "apgd-margin"], asked.ball.p, steps=25, restarts=1)
+    found = list(Attacker(network, settings, tmp_path)(asked))
+    assert sorted(record.index for record in found) == list(range(12))
+    methods = [record.method for record in found]
+    assert methods == sorted(methods, key=["fgsm", "apgd-margin"].index)
+    for record in found:
+        tried = record.details["attacks"]
+        assert list(tried) == (["fgsm"] if record.method == "fgsm" else ["fgsm", "apgd-margin"])
+        assert [one["broke"] for one in tried.values()] == [
+            name == record.method and record.witness is not None for name in tried
+        ]
+        assert record.seconds == pytest.approx(sum(one["seconds"] for one in tried.values()))
+        if record.witness is not None:
+            assert load(tmp_path / record.witness).found_by == record.method
+
+
+def test_a_false_claim_is_not_believed(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attack that takes every point for broken breaks none."""
+
+    def boast(task: Task, _: FgsmSettings) -> Found:
+        nothing = task.nothing()
+        return replace(nothing, success=torch.ones_like(nothing.success), margins=nothing.margins - 9)
+
+    monkeypatch.setitem(ROWS, "fgsm", replace(ROWS["fgsm"], attack=boast))
+    found = Attacker(network, Settings.only("fgsm"))(batch(network, "linf", EPS["linf"]))
+    assert {record.verdict for record in found} == {"unknown"}
+
+
+def test_the_nearest_known_witness_is_where_searches_for_the_nearest_begin(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = in_order(Attacker(network, QUICK, tmp_path)(batch(network, "linf", 10 * EPS["linf"])))
+    broken = {record.index: load(tmp_path / record.witness).witness for record in wide if record.witness}
+    seen: dict[int, torch.Tensor] = {}
+
+    def look(task: Task, _: FgsmSettings) -> Found:
+        seen.update(zip(range(len(task)), task.near, strict=True))
+        return task.nothing()
+
+    monkeypatch.setitem(ROWS, "fgsm", replace(ROWS["fgsm"], attack=look))
+    list(Attacker(network, Settings.only("fgsm"), tmp_path)(batch(network, "linf", EPS["linf"] / 100)))
+    assert broken
+    for index, witness in broken.items():
+        assert torch.equal(seen[index], torch.from_numpy(witness))
 
 
 def test_settings_go_into_the_question() -> None:

@@ -106,7 +106,7 @@ class Found:
     margins: float64 f_y - max f_t there, [B].
     success: misclassified beyond rounding, inside ball and box, [B] bool.
     distances: ||point - centre||_p where it is a success, else inf, [B].
-    passes: forward and backward passes spent on the point, [B] int64.
+    passes: forward and backward passes spent on the point, each counted, so a gradient is two; [B] int64.
     """
 
     points: Tensor

@@ -19,6 +19,7 @@ from robustcli.attacks.contract import Found, Task
 from robustcli.attacks.fgsm import fgsm
 from robustcli.attacks.losses import cross_entropy, dlr, margin, targeted_dlr
 from robustcli.attacks.pgd import pgd
+from robustcli.attacks.search import LOOK
 from robustcli.attacks.settings import ApgdSettings, FgsmSettings, PlainSettings, TargetedSettings, WideSettings
 from robustcli.attacks.wide import large_eps, phases
 from robustcli.errors import UnknownNameError
@@ -52,12 +53,12 @@ class Row:
 
 
 def run_passes(steps: int, p: float) -> int:
-    """Of one run of APGD: a pass per step, and one more at the start of every radius."""
-    return steps + (len(large_eps(steps)) if p == 1 else 1)
+    """Of one run of APGD: a look per step, and one more at the start of every radius."""
+    return LOOK * (steps + (len(large_eps(steps)) if p == 1 else 1))
 
 
 def _plain(settings: PlainSettings, classes: int, p: float) -> int:
-    return settings.restarts * (settings.steps + 1)
+    return LOOK * settings.restarts * (settings.steps + 1)
 
 
 def _apgd(settings: ApgdSettings, classes: int, p: float) -> int:
@@ -70,11 +71,11 @@ def _targeted(settings: TargetedSettings, classes: int, p: float) -> int:
 
 def _wide(settings: WideSettings, classes: int, p: float) -> int:
     runs = settings.restarts + min(settings.targets, classes - 1)
-    return runs * (settings.steps + len(phases(settings)))
+    return LOOK * runs * (settings.steps + len(phases(settings)))
 
 
 ROWS: dict[str, Row] = {
-    "fgsm": Row(fgsm, FgsmSettings, lambda *_: 1, "one step to the end of the ball (Goodfellow et al. 2015)"),
+    "fgsm": Row(fgsm, FgsmSettings, lambda *_: LOOK, "one step to the end of the ball (Goodfellow et al. 2015)"),
     "pgd": Row(pgd, PlainSettings, _plain, "steps of one length, cross-entropy: the papers' PGD"),
     "apgd-ce": Row(partial(apgd, loss=cross_entropy), ApgdSettings, _apgd, "APGD on the cross-entropy"),
     "apgd-dlr": Row(partial(apgd, loss=dlr), ApgdSettings, _apgd, "APGD on the difference of logits ratio"),

@@ -22,6 +22,9 @@ from robustcli.networks.network import Network
 ROWS = {"cpu": 64, "cuda": 4096}
 """Rows of one block, by device type."""
 
+LOOK = 2
+"""Passes of one look at the network: forward and backward."""
+
 CHECK_EVERY = 5
 """Steps between two looks at whether every row is done (each look waits for the device)."""
 
@@ -86,7 +89,7 @@ class State:
     def move_to(self, x: Tensor, look: Oracle) -> Tensor:
         """Evaluate x, keep it where it is better and the row not yet done; which rows fell, [R, 1] bool."""
         value, hit, gradient = look(x)
-        self.passes = self.passes + ~self.done
+        self.passes = self.passes + LOOK * ~self.done
         fell = value < self.value
         better = ((value < self.best_value) | hit) & ~self.done
         self.best = torch.where(better, x, self.best)
@@ -138,7 +141,7 @@ def descend(
     look = oracle(network, aim, shape, CLEAR if freeze else torch.inf)
     x = start.flatten(1)
     value, done, gradient = look(x)
-    state = State(x, value, gradient, done, x, value, gradient, torch.ones_like(done, dtype=torch.int64))
+    state = State(x, value, gradient, done, x, value, gradient, torch.full_like(done, LOOK, dtype=torch.int64))
 
     def project(x: Tensor) -> Tensor:
         return onto(x.view(shape)).flatten(1)

@@ -37,7 +37,12 @@ def attack(
     Example: robust attack --recipe digits-fc-at-linf --norm l1 --eps 0.6
     """
 
-    def make(session: Session, norm: str) -> common.Plan:
+    def make(session: Session, norm: str) -> common.Plan | common.Checked:
+        if replay:
+            from robustcli.evaluation.replay import Replay
+
+            done = Replay(session.exact, session.model_hash, session.run.witnesses)
+            return common.Checked(str(done), done.document(), done.problem)
         from robustcli.evaluation.attack import Attacker, Settings
         from robustcli.norms import exponent
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from robustcli.cli import signals
 from robustcli.cli.showing import show_json, show_tables
-from robustcli.errors import UsageError
+from robustcli.errors import RobustError, UsageError
 
 if TYPE_CHECKING:
     from robustcli.evaluation.batch import Evaluator
@@ -94,7 +95,22 @@ class Plan:
     conclude: Callable[[Question, Mapping[int, PointRecord]], dict[str, Any]] | None = None
 
 
-MakePlan = Callable[["Session", str], Plan]
+@dataclass(frozen=True)
+class Checked:
+    """What a command says instead of answering a question.
+
+    Args:
+        words: for people.
+        document: the same for machines.
+        problem: what is wrong, raised once all is said.
+    """
+
+    words: str
+    document: dict[str, Any]
+    problem: RobustError | None = None
+
+
+MakePlan = Callable[["Session", str], Plan | Checked]
 """From a session and a norm to the plan."""
 
 
@@ -195,6 +211,11 @@ def _evaluate(
     documents, verdicts = [], []
     for norm in _norms(session, command, only):
         plan = make(session, norm)
+        if isinstance(plan, Checked):
+            print(dumps(plan.document, indent=2) if json else plan.words)
+            if plan.problem is not None:
+                raise plan.problem
+            return
         box = session.box()
         question = Question(
             command=command,
