@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from robustcli.attacks.registry import ROWS, row
+from robustcli.attacks.registry import ALL, ROWS, row
 from robustcli.errors import UnknownNameError, UsageError, one_line
 from robustcli.norms import norm_name
 from robustcli.recipes.fields import Strict
@@ -16,22 +17,28 @@ from robustcli.recipes.fields import Strict
 
 @dataclass(frozen=True)
 class Member:
-    """An attack of an ensemble, and what it sets other than by default."""
+    """An attack of an ensemble, what it sets other than by default, and the norms where it is worth its place."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    norms: tuple[float, ...] = ALL
 
 
-QUICK = {"steps": 20, "restarts": 1, "targets": 9}
+ONE_RUN = {"steps": 50, "restarts": 1}
+LIGHT = {"steps": 20, "restarts": 1, "targets": 9}
+LINF, OTHERS = (math.inf,), (1.0, 2.0)
 
 ENSEMBLES: dict[str, tuple[Member, ...]] = {
     "standard": (
-        Member("apgd-wide", QUICK),
-        Member("apgd-t"),
+        Member("apgd-margin", ONE_RUN),
+        Member("apgd-wide", LIGHT, OTHERS),
+        Member("apgd-t-dlr", norms=LINF),
+        Member("apgd-t", norms=LINF),
+        Member("apgd-margin", norms=LINF),
         Member("apgd-wide"),
-        Member("apgd-ce"),
+        Member("apgd-dlr", norms=OTHERS),
     ),
-    "quick": (Member("apgd-wide", QUICK),),
+    "quick": (Member("apgd-margin", ONE_RUN), Member("apgd-wide", LIGHT)),
     "paper-000": (Member("pgd", {"steps": 40, "restarts": 1}),),
     "paper-001": (Member("pgd", {"steps": 100, "restarts": 10}),),
 }
@@ -94,7 +101,7 @@ def choose(names: Sequence[str], p: float, options: Mapping[str, Any] | None = N
 
 def _members(name: str, p: float) -> Sequence[Member]:
     if name in ENSEMBLES:
-        members = [member for member in ENSEMBLES[name] if p in row(member.name).norms]
+        members = [one for one in ENSEMBLES[name] if p in one.norms and p in row(one.name).norms]
         if not members:
             raise UsageError(f"no attack of {name} knows {norm_name(p)}", "choose other attacks with --attack")
         return members

@@ -16,11 +16,24 @@ from robustcli.attacks.apgd import apgd
 from robustcli.attacks.apgd_targeted import apgd_targeted
 from robustcli.attacks.apgd_wide import apgd_wide
 from robustcli.attacks.contract import Found, Task
+from robustcli.attacks.descent import descent
 from robustcli.attacks.fgsm import fgsm
+from robustcli.attacks.latent import latent
+from robustcli.attacks.linear_region import linear_region
 from robustcli.attacks.losses import cross_entropy, dlr, margin, targeted_dlr
 from robustcli.attacks.pgd import pgd
+from robustcli.attacks.polished import polished
+from robustcli.attacks.relaxation import RULES, relaxation
 from robustcli.attacks.search import LOOK
 from robustcli.attacks.settings import ApgdSettings, FgsmSettings, PlainSettings, TargetedSettings, WideSettings
+from robustcli.attacks.settings_regions import (
+    DescentSettings,
+    LatentSettings,
+    LinearRegionSettings,
+    PolishSettings,
+    RelaxationSettings,
+    StartSettings,
+)
 from robustcli.attacks.wide import large_eps, phases
 from robustcli.errors import UnknownNameError
 from robustcli.recipes.fields import Strict
@@ -38,7 +51,7 @@ class Row:
     Args:
         attack: `attack(task, settings) -> Found`.
         settings: class of its settings; all have defaults.
-        passes: the most it spends on a point.
+        passes: the most it spends on a point; on linear pieces, whose rows are counted as they are needed, a guess.
         words: what it is, for people.
         norms: exponents of the balls it knows.
         goal: what it looks for.
@@ -74,6 +87,30 @@ def _wide(settings: WideSettings, classes: int, p: float) -> int:
     return LOOK * runs * (settings.steps + len(phases(settings)))
 
 
+def _relaxation(settings: RelaxationSettings, classes: int, p: float) -> int:
+    return len(RULES) * min(settings.targets, classes - 1) * LOOK * (settings.steps + 1)
+
+
+def _latent(settings: LatentSettings, classes: int, p: float) -> int:
+    return settings.depth * LOOK * (settings.latent_steps + settings.steps + 1)
+
+
+def _descent(settings: DescentSettings, classes: int, p: float) -> int:
+    return LOOK * (settings.steps + 1) + settings.pieces * 2 * classes
+
+
+def _first(settings: StartSettings) -> int:
+    return settings.rounds * LOOK * (settings.steps + 1)
+
+
+def _polished(settings: PolishSettings, classes: int, p: float) -> int:
+    return _first(settings.start) + settings.pieces * classes
+
+
+def _regions(settings: LinearRegionSettings, classes: int, p: float) -> int:
+    return _first(settings.start) + settings.regions * 2 * classes
+
+
 ROWS: dict[str, Row] = {
     "fgsm": Row(fgsm, FgsmSettings, lambda *_: LOOK, "one step to the end of the ball (Goodfellow et al. 2015)"),
     "pgd": Row(pgd, PlainSettings, _plain, "steps of one length, cross-entropy: the papers' PGD"),
@@ -83,6 +120,11 @@ ROWS: dict[str, Row] = {
     "apgd-t": Row(partial(apgd_targeted, loss=margin), TargetedSettings, _targeted, "APGD on f_y - f_t, t by t"),
     "apgd-t-dlr": Row(partial(apgd_targeted, loss=targeted_dlr), TargetedSettings, _targeted, "APGD on targeted DLR"),
     "apgd-wide": Row(apgd_wide, WideSettings, _wide, "APGD from far outside the ball inwards"),
+    "relaxation": Row(relaxation, RelaxationSettings, _relaxation, "APGD from the minimisers of the margins' bounds"),
+    "latent": Row(latent, LatentSettings, _latent, "APGD from latent adversarial points of 002", norms=(math.inf,)),
+    "descent": Row(descent, DescentSettings, _descent, "lowest margins of linear pieces, exactly"),
+    "polished": Row(polished, PolishSettings, _polished, "nearest points of linear pieces, exactly", goal="nearest"),
+    "linear-region": Row(linear_region, LinearRegionSettings, _regions, "Linear Region Attack", goal="nearest"),
 }
 
 
