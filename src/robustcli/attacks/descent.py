@@ -1,9 +1,10 @@
 """Descent over linear pieces at a fixed radius: on each piece the lowest margin within the ball, exactly.
 
-On a piece the margin f_y - f_t is affine, so its minimum over piece, ball and box is a convex program. It is found from
-the nearest point where f_y - f_t <= v (`regions.cuts`), whose distance falls as v grows: first v = 0, and where the
-ball has no such point, v is bisected between 0 and the margin known. The faces that hold the minimum back are then
-crossed. Where gradient steps jump from side to side of a crease, this walks along it.
+On a piece the margin f_y - f_t is affine, so its minimum over piece, ball and box is a convex program: a linear one for
+l1 and linf (`regions.lowest`). For l2 it is found from the nearest point where f_y - f_t <= v (`regions.cuts`), whose
+distance falls as v grows: first v = 0, and where the ball has no such point, v is bisected between 0 and the margin
+known. The faces that hold the minimum back are then crossed. Where gradient steps jump from side to side of a crease,
+this walks along it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from robustcli.attacks.settings_regions import DescentSettings
 from robustcli.attacks.training import evaluating
 from robustcli.networks.network import margins
 from robustcli.regions.affine import Region
-from robustcli.regions.cuts import Nearest, nearest
+from robustcli.regions.cuts import nearest
 from robustcli.regions.incumbents import Incumbent
+from robustcli.regions.lowest import Lowest, lowest
 from robustcli.regions.pieces import Piece
 
 BISECTIONS = 5
@@ -114,30 +116,32 @@ class _Walk:
         others = torch.arange(len(logits), device=logits.device) != self.known.label
         return int(logits[others].argmax())
 
-    def _lowest(self, piece: Piece) -> tuple[Nearest | None, bool]:
+    def _lowest(self, piece: Piece) -> tuple[Lowest | None, bool]:
         """The lowest point of a piece in the ball; whether the network's margin there is below the lowest known."""
         known, target = self.known, self._target()
-        p, box, radius = known.p, known.box, known.distance
-        tie = nearest(piece, p, box, target, radius)
-        if tie.move is not None and (
-            known.offer(tie.move, "tie") or known.offer_behind(piece, target, "tie", tie.used)
-        ):
-            return tie, True
-        best, used = tie if tie.move is not None else None, tie.used
-        high, low = self.margin, 0.0
-        for _ in range(BISECTIONS if best is None else 0):
+        if known.p != 2:
+            found = lowest(piece, known.p, known.box, target, known.distance)
+            return found, found is not None and self._move_to(found)
+        tie = nearest(piece, known.p, known.box, target, known.distance)
+        if tie.move is not None:
+            won = known.offer(tie.move, "tie") or known.offer_behind(piece, target, "tie", tie.used)
+            there = Lowest(tie.move, tie.tight)
+            return there, won or self._move_to(there)
+        best, used, low, high = None, tie.used, 0.0, self.margin
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            found = nearest(piece, p, box, target, radius, used, -middle)
-            used = found.used
-            if found.move is None:
+            reached = nearest(piece, known.p, known.box, target, known.distance, used, -middle)
+            used = reached.used
+            if reached.move is None:
                 low = middle
             else:
-                best, high = found, middle
+                best, high = Lowest(reached.move, reached.tight), middle
         return best, best is not None and self._move_to(best)
 
-    def _move_to(self, found: Nearest) -> bool:
+    def _move_to(self, found: Lowest) -> bool:
         known = self.known
-        assert found.move is not None
+        if known.offer(found.move, "lowest"):
+            return True
         point = known.center + torch.from_numpy(found.move).to(known.center).view_as(known.center)
         margin = float(margins(known.network(point), known.label))
         if not margin < self.margin * (1 - 1e-6):

@@ -49,9 +49,9 @@ class RelaxationSettings(Strict):
 class LatentSettings(Strict):
     """Latent attacks of 002 as starts: error terms of the zonotopes behind the first ReLUs."""
 
-    latent_steps: int = Field(50, ge=1, description="gradient steps on the error terms")
+    latent_steps: int = Field(25, ge=1, description="gradient steps on the error terms")
     step_size: Positive = Field(
         0.05, description="length of those, along the sign of the gradient; errors lie in [-1, 1]"
     )
-    steps: int = Field(50, ge=1, description="gradient steps of the search from the input that they stand for")
+    steps: int = Field(25, ge=1, description="gradient steps of the search from the input that they stand for")
     depth: int = Field(2, ge=1, description="ReLUs below the deepest zonotope; fewer where the network has fewer")
