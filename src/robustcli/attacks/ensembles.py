@@ -33,14 +33,19 @@ ENSEMBLES: dict[str, tuple[Member, ...]] = {
         Member("apgd-margin", ONE_RUN),
         Member("apgd-wide", LIGHT, OTHERS),
         Member("apgd-t-dlr", norms=LINF),
+        Member("relaxation", norms=LINF),
         Member("apgd-t", norms=LINF),
         Member("apgd-margin", norms=LINF),
         Member("apgd-wide"),
         Member("apgd-dlr", norms=OTHERS),
     ),
     "quick": (Member("apgd-margin", ONE_RUN), Member("apgd-wide", LIGHT)),
-    "paper-000": (Member("pgd", {"steps": 40, "restarts": 1}),),
-    "paper-001": (Member("pgd", {"steps": 100, "restarts": 10}),),
+    "paper-000": (Member("pgd", {"steps": 40, "restarts": 1}), Member("linear-region", {"regions": 400})),
+    "paper-001": (
+        Member("pgd", {"steps": 100, "restarts": 10}),
+        Member("fab", {"steps": 100, "restarts": 10, "targets": 0}),
+        Member("linear-region", {"regions": 400}, (2.0,)),
+    ),
 }
 """What an ensemble asks, in order. Attacks that do not know a norm are left out there."""
 

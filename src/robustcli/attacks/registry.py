@@ -15,17 +15,32 @@ from typing import Any, Literal
 from robustcli.attacks.apgd import apgd
 from robustcli.attacks.apgd_targeted import apgd_targeted
 from robustcli.attacks.apgd_wide import apgd_wide
+from robustcli.attacks.carlini_wagner import carlini_wagner
+from robustcli.attacks.closest import PULL_PASSES
 from robustcli.attacks.contract import Found, Task
+from robustcli.attacks.ddn import ddn
 from robustcli.attacks.descent import descent
+from robustcli.attacks.ead import ead
+from robustcli.attacks.fab import fab
 from robustcli.attacks.fgsm import fgsm
+from robustcli.attacks.fmn import fmn
 from robustcli.attacks.latent import latent
 from robustcli.attacks.linear_region import linear_region
 from robustcli.attacks.losses import cross_entropy, dlr, margin, targeted_dlr
+from robustcli.attacks.pdpgd import pdpgd
 from robustcli.attacks.pgd import pgd
 from robustcli.attacks.polished import polished
 from robustcli.attacks.relaxation import RULES, relaxation
 from robustcli.attacks.search import LOOK
 from robustcli.attacks.settings import ApgdSettings, FgsmSettings, PlainSettings, TargetedSettings, WideSettings
+from robustcli.attacks.settings_nearest import (
+    CarliniWagnerSettings,
+    DdnSettings,
+    EadSettings,
+    FabSettings,
+    FmnSettings,
+    PdpgdSettings,
+)
 from robustcli.attacks.settings_regions import (
     DescentSettings,
     LatentSettings,
@@ -111,6 +126,20 @@ def _regions(settings: LinearRegionSettings, classes: int, p: float) -> int:
     return _first(settings.start) + settings.regions * 2 * classes
 
 
+def _fab(settings: FabSettings, classes: int, p: float) -> int:
+    targets = min(settings.targets, classes - 1)
+    runs = (settings.restarts + targets) * PULL_PASSES
+    return runs + settings.restarts * settings.steps * (classes + 1) + targets * (settings.steps * 3 + 1)
+
+
+def _searches(settings: CarliniWagnerSettings | EadSettings, classes: int, p: float) -> int:
+    return settings.searches * settings.steps * (3 if isinstance(settings, EadSettings) else 2) + PULL_PASSES
+
+
+def _restarts(settings: DdnSettings | FmnSettings | PdpgdSettings, classes: int, p: float) -> int:
+    return settings.restarts * (settings.steps * 2 + PULL_PASSES)
+
+
 ROWS: dict[str, Row] = {
     "fgsm": Row(fgsm, FgsmSettings, lambda *_: LOOK, "one step to the end of the ball (Goodfellow et al. 2015)"),
     "pgd": Row(pgd, PlainSettings, _plain, "steps of one length, cross-entropy: the papers' PGD"),
@@ -125,6 +154,12 @@ ROWS: dict[str, Row] = {
     "descent": Row(descent, DescentSettings, _descent, "lowest margins of linear pieces, exactly"),
     "polished": Row(polished, PolishSettings, _polished, "nearest points of linear pieces, exactly", goal="nearest"),
     "linear-region": Row(linear_region, LinearRegionSettings, _regions, "Linear Region Attack", goal="nearest"),
+    "fab": Row(fab, FabSettings, _fab, "projections onto decision hyperplanes", goal="nearest"),
+    "carlini-wagner": Row(carlini_wagner, CarliniWagnerSettings, _searches, "Carlini & Wagner", (2.0,), "nearest"),
+    "ddn": Row(ddn, DdnSettings, _restarts, "decoupled direction and norm", (2.0,), "nearest"),
+    "fmn": Row(fmn, FmnSettings, _restarts, "fast minimum norm", goal="nearest"),
+    "pdpgd": Row(pdpgd, PdpgdSettings, _restarts, "primal-dual proximal gradient descent", goal="nearest"),
+    "ead": Row(ead, EadSettings, _searches, "elastic net", (1.0, 2.0), "nearest"),
 }
 
 
