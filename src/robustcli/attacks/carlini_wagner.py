@@ -60,19 +60,20 @@ class Penalties:
 
 
 class Progress:
-    """Which rows still move: those whose loss fell by a ten-thousandth in the last tenth of the steps."""
+    """Which rows still move: those whose smallest loss fell by a ten-thousandth in the last tenth of the steps."""
 
     def __init__(self, like: Tensor, steps: int, used: bool) -> None:
         self.every, self.used = max(steps // 10, 1), used
         self.live = torch.ones_like(like, dtype=torch.bool)
-        self.before = torch.full_like(like, torch.inf)
+        self.smallest = self.before = torch.full_like(like, torch.inf)
 
     def over(self, step: int, loss: Tensor) -> bool:
         """Whether all rows rest; `loss`: [R, 1]."""
+        self.smallest = torch.minimum(self.smallest, loss)
         if not self.used or step % self.every:
             return False
-        self.live = self.live & (loss <= 0.9999 * self.before)
-        self.before = loss
+        self.live = self.live & (self.smallest <= 0.9999 * self.before)
+        self.before = self.smallest
         return not bool(self.live.any())
 
 

@@ -88,7 +88,7 @@ def some(found: Found, rows: Tensor | slice) -> Found:
 
 
 def ended(task: Task, moves: Tensor) -> Found:
-    """Moves [R, d] judged and pulled back to the border; those that rounding leaves short of it are lengthened first."""
+    """Moves [R, d] judged and pulled back to the border; what rounding leaves short of it is lengthened first."""
     moved = moves.to(torch.float64).view(task.ball.center.shape)
     found = task.judge(clipped(task.ball.center + moved, task.ball.box))
     for share in LONGER:

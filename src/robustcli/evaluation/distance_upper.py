@@ -11,11 +11,12 @@ import math
 import torch
 from torch import Tensor
 
+from robustcli.attacks.contract import Task
 from robustcli.attacks.nearest import nearest
 from robustcli.attacks.noise import point_seeds
 from robustcli.attacks.settings import NearestSettings
 from robustcli.attacks.verify import misclassified
-from robustcli.balls import vector_norm
+from robustcli.balls import Ball, vector_norm
 from robustcli.boxes import clipped
 from robustcli.evaluation.distance_methods import Work
 from robustcli.networks.network import Network
@@ -100,15 +101,15 @@ def _attacked(
     work: Work, network: Network, rows: Tensor, settings: NearestSettings, seeds: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The attack's nearest points and their distances; for other p the better of the two norms around it."""
-    p, box, known = work.ball.p, work.ball.box, work.upper[rows]
+    p, box = work.ball.p, work.ball.box
     points, labels = work.batch.points[rows], work.batch.labels[rows]
     own = p in (1, 2) or math.isinf(p)
     norms = [p] if own else [2.0, 1.0 if p < 2 else math.inf]
-    hints = 0.9 * known if own else None
-    best, distance = points.clone(), torch.full_like(known, math.inf)
+    near = torch.stack([work.known[row].point for row in rows.tolist()]) if own else None
+    best, distance = points.clone(), torch.full_like(work.upper[rows], math.inf)
     for norm in norms:
-        candidates, reached = nearest(network, points, labels, norm, box, hints, settings, seeds)
-        measured = vector_norm((candidates - points).flatten(1), p)
-        better = reached.isfinite() & (measured < distance)
-        best[better], distance[better] = candidates[better], measured[better]
+        found = nearest(Task.of(network, Ball.around(points, math.inf, norm, box), labels, seeds, near=near), settings)
+        measured = vector_norm((found.points - points).flatten(1), p)
+        better = found.success & (measured < distance)
+        best[better], distance[better] = found.points[better], measured[better]
     return best, distance
