@@ -49,7 +49,7 @@ class RelaxationSettings(Strict):
 class LatentSettings(Strict):
     """Latent attacks of 002 as starts: error terms of the zonotopes behind the first ReLUs."""
 
-    latent_steps: int = Field(25, ge=1, description="gradient steps on the error terms")
+    latent_steps: int = Field(50, ge=1, description="gradient steps on the error terms")
     step_size: Positive = Field(
         0.05, description="length of those, along the sign of the gradient; errors lie in [-1, 1]"
     )
