@@ -24,13 +24,13 @@ SMALLEST = 0.112308
 
 SMALL: dict[str, dict[str, Any]] = {
     "fgsm": {},
-    "pgd": {"steps": 20, "restarts": 2},
-    "apgd-ce": {"steps": 20, "restarts": 2},
-    "apgd-dlr": {"steps": 20, "restarts": 2},
-    "apgd-margin": {"steps": 20, "restarts": 2},
-    "apgd-t": {"steps": 20, "targets": 3},
-    "apgd-t-dlr": {"steps": 20, "targets": 3},
-    "apgd-wide": {"steps": 20, "restarts": 2, "targets": 2},
+    "pgd": {"steps": 12, "restarts": 2},
+    "apgd-ce": {"steps": 12, "restarts": 2},
+    "apgd-dlr": {"steps": 12, "restarts": 2},
+    "apgd-margin": {"steps": 12, "restarts": 2},
+    "apgd-t": {"steps": 12, "targets": 3},
+    "apgd-t-dlr": {"steps": 12, "targets": 3},
+    "apgd-wide": {"steps": 12, "restarts": 2, "targets": 2},
 }
 
 

@@ -29,9 +29,6 @@ class WideSettings(Strict):
     )
 
 
-PgdSettings = WideSettings
-
-
 class FgsmSettings(Strict):
     """The fast gradient sign method has nothing to set."""
 

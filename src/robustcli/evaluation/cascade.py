@@ -81,9 +81,9 @@ class Context:
         settings = attack.Settings(attacks=[chosen], seed=self.budget.seed)
         return attack.Attacker(self.network, settings, self.witnesses)
 
-    def fallen(self, batch: Batch, x: Tensor, margin: float) -> Fallen:
+    def fallen(self, batch: Batch, x: Tensor, margin: float, found_by: str = "") -> Fallen:
         """A misclassified input of the only ball of a batch, kept; x [*input_shape] float64."""
-        return Fallen(margin, batch.keep(self.witnesses, 0, x, margin, self.model))
+        return Fallen(margin, batch.keep(self.witnesses, 0, x, margin, self.model, found_by=found_by))
 
 
 @dataclass

@@ -119,7 +119,7 @@ class LinearPrograms:
         if not bool(judged.success.any()):
             return Findings(found.margins.unsqueeze(0), details=details)
         best = int(torch.where(judged.success, judged.margins, torch.inf).argmin())
-        fallen = context.fallen(batch, judged.points[best], float(judged.margins[best]))
+        fallen = context.fallen(batch, judged.points[best], float(judged.margins[best]), "lp")
         return Findings(found.margins.unsqueeze(0), fallen={0: fallen}, details=details)
 
 
@@ -152,7 +152,7 @@ class BranchAndBound:
         )
         fallen = {}
         if outcome.witness is not None and outcome.witness_margin is not None:
-            fallen[0] = context.fallen(batch, outcome.witness[0], outcome.witness_margin)
+            fallen[0] = context.fallen(batch, outcome.witness[0], outcome.witness_margin, "branch-and-bound")
         # Only its verdict closes a point, never a number alone.
         lower = outcome.margin_lower if outcome.verdict == "robust" else min(outcome.margin_lower, 0.0)
         return Findings(
