@@ -37,7 +37,7 @@ ENSEMBLES: dict[str, tuple[Member, ...]] = {
         Member("apgd-t", norms=LINF),
         Member("apgd-margin", norms=LINF),
         Member("apgd-wide"),
-        Member("apgd-dlr", norms=OTHERS),
+        Member("relaxation", norms=OTHERS),
     ),
     "quick": (Member("apgd-margin", ONE_RUN), Member("apgd-wide", LIGHT)),
     "paper-000": (Member("pgd", {"steps": 40, "restarts": 1}), Member("linear-region", {"regions": 400})),

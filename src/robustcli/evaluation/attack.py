@@ -25,11 +25,9 @@ from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.budget import Budget, Clock
 from robustcli.networks.network import Network
 from robustcli.recipes.fields import Strict
+from robustcli.results.attacks import REPLAY
 from robustcli.results.schema import PointRecord
 from robustcli.results.witnesses import Place, Witness, all_witnesses
-
-REPLAY = "replay"
-"""How the witnesses known before appear among the attacks."""
 
 CHUNK = {"cpu": 64, "cuda": 2048}
 """Points attacked at once, by device type: one full block of rows in the first round; on a GPU many."""

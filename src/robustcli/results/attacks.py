@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from robustcli.results.distances import misclassified
 from robustcli.results.schema import AttackFigures, PointRecord
 
+REPLAY = "replay"
+"""How the witnesses known before appear among the attacks."""
+
 
 @dataclass
 class _Count:
@@ -19,7 +22,8 @@ class _Count:
 
 
 def attack_figures(rows: Sequence[PointRecord]) -> dict[str, AttackFigures] | None:
-    """Figures per attack, in the order in which they are asked; None where no record tells its attacks.
+    """Figures per attack, in the order in which they are asked, known witnesses first; None where no record tells its
+    attacks.
 
     An attack's own lower bound on the robust error is known where it was asked about every point that any was.
     """
@@ -35,9 +39,10 @@ def attack_figures(rows: Sequence[PointRecord]) -> dict[str, AttackFigures] | No
             count.first += row.verdict == "vulnerable" and row.method == name
             count.passes += tried["passes"]
             count.seconds += tried["seconds"]
+    ordered = sorted(counts.items(), key=lambda item: item[0] != REPLAY)
     wrong = sum(map(misclassified, rows))
 
     def alone(count: _Count) -> float | None:
         return (wrong + count.broken) / len(rows) if count.asked == len(told) else None
 
-    return {name: AttackFigures(**vars(count), lower=alone(count)) for name, count in counts.items()}
+    return {name: AttackFigures(**vars(count), lower=alone(count)) for name, count in ordered}
