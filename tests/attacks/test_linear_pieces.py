@@ -220,8 +220,8 @@ def test_odd_balls_and_nets(name: str, p: float) -> None:
     dead = dense([4, 3, 2], 0)
     for layer in dead.layers[::2]:
         layer.weight.data.zero_()
-        layer.bias.data.copy_(-torch.ones_like(layer.bias))
-    dead.layers[2].bias.data.copy_(torch.tensor([1.0, 0.0]))
+        layer.bias.data.fill_(-1)
+    dead.layers[-1].bias.data.copy_(torch.tensor([1.0, 0.0]))
     x, label = torch.full((2, 4), 0.5, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
     seeds = point_seeds(0, torch.arange(2))
     for eps, box in ((0.0, UNIT), (7.0, UNIT), (math.inf, None)):
