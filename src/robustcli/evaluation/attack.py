@@ -20,14 +20,15 @@ from robustcli.attacks.noise import point_seeds
 from robustcli.attacks.registry import fitted, row
 from robustcli.attacks.search import padded
 from robustcli.attacks.training import evaluating
-from robustcli.attacks.verify import confirm, misclassified
+from robustcli.attacks.verify import confirm
 from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.budget import Budget, Clock
+from robustcli.evaluation.known import Pool, nearest_of, stacked
 from robustcli.networks.network import Network
 from robustcli.recipes.fields import Strict
 from robustcli.results.attacks import REPLAY
 from robustcli.results.schema import PointRecord
-from robustcli.results.witnesses import Place, Witness, all_witnesses
+from robustcli.results.witnesses import Place
 
 CHUNK = {"cpu": 64, "cuda": 2048}
 """Points attacked at once, by device type: one full block of rows in the first round; on a GPU many."""
@@ -109,10 +110,7 @@ class Attacker:
         self.network, self.exact = network, network.double()
         self.settings, self.witnesses = settings, witnesses
         self.model = network.weights_hash()
-        self.known: dict[int, list[Witness]] = {}
-        for item in all_witnesses(witnesses) if witnesses is not None else ():
-            if item.model == self.model:
-                self.known.setdefault(item.index, []).append(item)
+        self.known = Pool(witnesses, self.model)
         self.budget = Budget.parse(settings.budget)
         self.clock = Clock(self.budget)
         self.chunk = CHUNK.get(network.device.type, CHUNK["cpu"])
@@ -200,11 +198,11 @@ class Attacker:
     def _replay(self, batch: Batch, place: int, log: Log, near: Tensor) -> None:
         """The strongest known witness of a point, moved into this ball if it lies outside; where none holds there, the
         nearest one is where searches for the nearest may start."""
-        begin, stored = time.monotonic(), self.known.get(int(batch.indices[place]), [])
+        begin, stored = time.monotonic(), self.known.of(batch, place)
         if not stored:
             return
         many = torch.full((len(stored),), place, device=batch.points.device)
-        candidates = torch.stack([torch.from_numpy(item.witness) for item in stored]).to(batch.points.device)
+        candidates = stacked(stored, batch.points)
         ball, labels = batch.ball.take(many), batch.labels[many]
         judged = confirm(self.exact, ball, labels, candidates)
         best = int(torch.where(judged.success, judged.margins, torch.inf).argmin())
@@ -215,11 +213,8 @@ class Attacker:
                 self.witnesses, place, judged.points[best], log.margin, self.model, found_by=stored[best].found_by
             )
         else:
-            inside = ball.box is None or ball.contains(candidates, float("inf"))
-            distances = ball.distance(candidates)
-            usable = misclassified(self.exact, candidates, labels) & inside
-            nearest = int(torch.where(usable, distances, torch.inf).argmin())
-            if bool(usable[nearest]):
+            nearest = nearest_of(self.exact, batch, place, candidates)
+            if nearest is not None:
                 near[place] = candidates[nearest]
         log.tried[REPLAY] = {
             "broke": broke,
