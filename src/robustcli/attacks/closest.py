@@ -55,8 +55,7 @@ def closest(task: Task, runs: int | Tensor, search: Search, norms: tuple[float, 
     Raises:
         UnknownNameError: for another norm.
     """
-    if task.ball.p not in norms:
-        raise UnknownNameError("norm of this attack", norm_name(task.ball.p), [norm_name(p) for p in norms])
+    check_norm(task, norms)
     found = task.nothing()
     wanted = torch.as_tensor(runs, device=task.labels.device).expand(len(task))
     wanted = torch.where(found.success | (task.ball.eps <= 0) | ~task.rivals.any(1), 0, wanted)
@@ -73,6 +72,16 @@ def closest(task: Task, runs: int | Tensor, search: Search, norms: tuple[float, 
                 found = _folded(found, answer, points[block[first : first + length]], first)
                 first += length
     return found
+
+
+def check_norm(task: Task, norms: tuple[float, ...]) -> None:
+    """Refuse norms that an attack does not know.
+
+    Raises:
+        UnknownNameError: for them.
+    """
+    if task.ball.p not in norms:
+        raise UnknownNameError("norm of this attack", norm_name(task.ball.p), [norm_name(p) for p in norms])
 
 
 def _folded(found: Found, answer: Found, points: Tensor, first: int) -> Found:

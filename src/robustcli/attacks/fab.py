@@ -22,7 +22,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustcli.attacks.closest import Kept, Seen, Sight, closest
+from robustcli.attacks.closest import Kept, Seen, Sight, check_norm, closest
 from robustcli.attacks.contract import Found, Task, shortest
 from robustcli.attacks.settings_nearest import FabSettings
 from robustcli.balls import vector_norm
@@ -39,6 +39,7 @@ FARTHEST = 1e30
 
 def fab(task: Task, settings: FabSettings) -> Found:
     """The nearest misclassified points that FAB finds; l1, l2, linf."""
+    check_norm(task, NORMS)
     found = _untargeted(task, settings, 0, 1) if settings.restarts else task.nothing()
     if settings.restarts > 1:
         ball = replace(task.ball, eps=torch.minimum(task.ball.eps, found.distances))

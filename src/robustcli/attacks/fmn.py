@@ -47,7 +47,7 @@ def _run(sight: Sight, numbers: Tensor, settings: FmnSettings) -> Tensor:
     farthest = sight.reach.clamp(max=FARTHEST)
     radius = farthest
     for step in range(settings.steps):
-        margin, wrong, gradient, _ = sight.look(sight.center + move)
+        margin, wrong, gradient, clear = sight.look(sight.center + move)
         distance = sight.length(move)
         kept.see(move, distance, wrong)
         if step == 0:
@@ -56,7 +56,7 @@ def _run(sight: Sight, numbers: Tensor, settings: FmnSettings) -> Tensor:
         gamma = settings.last_gamma + (settings.gamma - settings.last_gamma) * cosine
         length = settings.step_size * sight.side * (LAST + (1 - LAST) * cosine)
         outwards = torch.where(
-            kept.distance.isfinite(), (1 + gamma) * radius, distance + sight.estimate(margin, gradient)
+            kept.distance.isfinite(), (1 + gamma) * radius, distance + sight.estimate(margin + clear, gradient)
         )
         radius = torch.where(wrong, torch.minimum((1 - gamma) * radius, kept.distance), outwards)
         radius = torch.minimum(radius, farthest)

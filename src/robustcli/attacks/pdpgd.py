@@ -3,7 +3,7 @@
     min ||delta||_p  such that  m(x0 + delta) <= 0:   min over delta, max over l of  l_0 ||delta||_p + l_1 softplus(m)
 
 The point takes an Adam step on softplus(m), is clipped, and then some proximal steps on (l_0 / l_1) ||.||_p in Adam's
-metric (ProxGen, arXiv 1910.10094). The weights l = softmax(0, theta), averaged over steps, follow the constraint:
+metric (ProxGen, arXiv 1910.10094), all in units of the longest side of the box. The weights l = softmax(0, theta), averaged over steps, follow the constraint:
 theta rises by a learning rate where the point is still classified correctly and falls where it is not.
 """
 
@@ -52,9 +52,9 @@ def _run(sight: Sight, numbers: Tensor, settings: PdpgdSettings) -> Tensor:
             move = sight.random_moves(numbers, radius)
         stuck = vector_norm(seen.gradient, 2.0).unsqueeze(1) <= 1e-12
         gradient = torch.where(stuck, unit(seen.gradient, instead, step), seen.gradient)
-        adam.take(gradient * seen.margin.clamp(-80, 80).sigmoid())
-        rate = settings.rate * sight.side * LAST_RATE ** (step / settings.steps)
-        move = sight.clip(move - rate * adam.direction())
+        adam.take(sight.side * gradient * seen.margin.clamp(-80, 80).sigmoid())
+        rate = settings.rate * LAST_RATE ** (step / settings.steps)
+        move = sight.clip(move - sight.side * rate * adam.direction())
         ratio = weights[:, :1] / weights[:, 1:]
         move = _proximal(sight, move, adam.scale(), ratio, rate, settings.proximal_steps)
         left = (settings.steps - 1 - step) / (settings.steps - 1)
@@ -92,9 +92,10 @@ class Adam:
 
 
 def _proximal(sight: Sight, move: Tensor, scale: Tensor, ratio: Tensor, rate: float, steps: int) -> Tensor:
-    """argmin over z of ratio ||z||_p + ||z - move||^2_scale / (2 rate) in the box, by proximal gradient steps."""
+    """argmin over z of ratio ||z||_p + ||z - move||^2_scale / (2 rate) in the box, by proximal gradient steps; the norms
+    in units of the side."""
     largest = scale.amax(1, keepdim=True)
-    weight, metric = ratio * rate / largest, scale / largest
+    weight, metric = sight.side * ratio * rate / largest, scale / largest
     proximal = PROXIMAL[sight.p]
     now = move
     going = torch.ones_like(ratio, dtype=torch.bool)
