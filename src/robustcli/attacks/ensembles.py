@@ -49,6 +49,24 @@ ENSEMBLES: dict[str, tuple[Member, ...]] = {
 }
 """What an ensemble asks, in order. Attacks that do not know a norm are left out there."""
 
+NEAREST_ENSEMBLES: dict[str, tuple[Member, ...]] = {
+    "standard": (
+        Member("nearest", {"rounds": 10, "steps": 50}),
+        Member("fab", {"steps": 50, "restarts": 0, "targets": 9}),
+        Member("ddn", {"steps": 200}, (2.0,)),
+        Member("fmn", {"steps": 200}),
+        Member("polished"),
+        Member("linear-region", {"regions": 100}, (2.0, math.inf)),
+    ),
+    "quick": (Member("nearest", {"rounds": 10, "steps": 50}),),
+    "paper-000": (Member("carlini-wagner"),),
+    "paper-001": (
+        Member("fab", {"steps": 100, "restarts": 10, "targets": 0}),
+        Member("linear-region", {"regions": 400}, (2.0,)),
+    ),
+}
+"""For the smallest distance; each starts from the nearest point that those before it found."""
+
 
 class Chosen(Strict):
     """An attack with all its settings."""

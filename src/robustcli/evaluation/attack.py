@@ -161,15 +161,18 @@ class Attacker:
                 begin = time.monotonic()
                 with evaluating(self.network):
                     found = kind.attack(self._task(batch, some, near), settings)
-                self._keep(batch, some, logs, found, name, (time.monotonic() - begin) / len(some))
+                seconds = (time.monotonic() - begin) / len(some)
+                self._keep(batch, some, logs, found, name, chosen.name, seconds)
 
     def _task(self, batch: Batch, rows: Tensor, near: Tensor) -> Task:
         seeds = point_seeds(self.settings.seed, batch.indices[rows])
         labels = batch.labels[rows]
         return Task.of(self.network, batch.ball.take(rows), labels, seeds, near=near[rows], exact=self.exact)
 
-    def _keep(self, batch: Batch, rows: Tensor, logs: list[Log], found: Found, name: str, seconds: float) -> None:
-        """Write down what an attack found. What it claims is judged once more."""
+    def _keep(
+        self, batch: Batch, rows: Tensor, logs: list[Log], found: Found, name: str, found_by: str, seconds: float
+    ) -> None:
+        """Write down, under a name in the records, what an attack found. What it claims is judged once more."""
         claimed = found.success.nonzero().squeeze(1)
         sure: dict[int, int] = {}
         if len(claimed):
@@ -185,7 +188,7 @@ class Attacker:
                 if log.by is None:
                     log.by, log.margin = name, margin
                     point = judged.points[sure[number]]
-                    log.name = batch.keep(self.witnesses, place, point, margin, self.model, found_by=name)
+                    log.name = batch.keep(self.witnesses, place, point, margin, self.model, found_by=found_by)
             elif log.by is None and margin < log.margin:
                 log.margin = margin
             log.tried[name] = {
