@@ -3,8 +3,9 @@
     min ||delta||_p  such that  m(x0 + delta) <= 0:   min over delta, max over l of  l_0 ||delta||_p + l_1 softplus(m)
 
 The point takes an Adam step on softplus(m), is clipped, and then some proximal steps on (l_0 / l_1) ||.||_p in Adam's
-metric (ProxGen, arXiv 1910.10094), all in units of the longest side of the box. The weights l = softmax(0, theta), averaged over steps, follow the constraint:
-theta rises by a learning rate where the point is still classified correctly and falls where it is not.
+metric (ProxGen, arXiv 1910.10094), all in units of the longest side of the box. The weights l = softmax(0, theta),
+averaged over steps, follow the constraint: theta rises by a learning rate where the point is still classified correctly
+and falls where it is not.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _run(sight: Sight, numbers: Tensor, settings: PdpgdSettings) -> Tensor:
     move = torch.zeros_like(sight.center)
     kept, instead, adam = Kept.none(move), sight.afresh(), Adam(move)
     theta = torch.full_like(sight.reach, -math.log(settings.ratio)).clamp(-MOST, MOST)
-    ratio = weights = _weights(theta)
+    weights = _weights(theta)
     for step in range(settings.steps):
         seen = sight.look(sight.center + move)
         kept.see(move, sight.length(move), seen.wrong)
@@ -92,8 +93,8 @@ class Adam:
 
 
 def _proximal(sight: Sight, move: Tensor, scale: Tensor, ratio: Tensor, rate: float, steps: int) -> Tensor:
-    """argmin over z of ratio ||z||_p + ||z - move||^2_scale / (2 rate) in the box, by proximal gradient steps; the norms
-    in units of the side."""
+    """argmin over z of ratio ||z||_p + ||z - move||^2_scale / (2 rate) in the box, in units of its side, by proximal
+    gradient steps."""
     largest = scale.amax(1, keepdim=True)
     weight, metric = sight.side * ratio * rate / largest, scale / largest
     proximal = PROXIMAL[sight.p]

@@ -78,8 +78,8 @@ class EadSettings(Strict):
     """
 
     searches: int = Field(9, ge=1, description="constants tried: times ten until a success, then bisected")
-    steps: int = Field(1000, ge=1, description="FISTA steps for each constant")
+    steps: int = Field(300, ge=1, description="FISTA steps for each constant")
     rate: Positive = Field(0.01, description="first step size, falling with the square root of the steps left")
     constant: Positive = Field(0.001, description="first weight of the margin against the distance")
     sparsity: NonNegative = Field(0.01, description="beta, weight of the l1 norm against the squared l2 norm")
-    abort_early: bool = Field(True, description="end a search that a tenth of the steps has not brought further")
+    abort_early: bool = Field(False, description="end a search that a tenth of the steps has not brought further")
