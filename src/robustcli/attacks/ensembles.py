@@ -52,11 +52,11 @@ ENSEMBLES: dict[str, tuple[Member, ...]] = {
 NEAREST_ENSEMBLES: dict[str, tuple[Member, ...]] = {
     "standard": (
         Member("nearest", {"rounds": 10, "steps": 50}),
-        Member("fab", {"steps": 50, "restarts": 0, "targets": 9}),
         Member("ddn", {"steps": 200}, (2.0,)),
         Member("fmn", {"steps": 200}),
+        Member("fab", {"steps": 100, "restarts": 0, "targets": 3}),
         Member("polished"),
-        Member("linear-region", {"regions": 100}, (2.0, math.inf)),
+        Member("linear-region", {"regions": 50}, (2.0, math.inf)),
     ),
     "quick": (Member("nearest", {"rounds": 10, "steps": 50}),),
     "paper-000": (Member("carlini-wagner"),),

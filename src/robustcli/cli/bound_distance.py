@@ -30,9 +30,15 @@ def bound_distance(
     regions: Annotated[
         str, typer.Option("--regions", metavar="M", help="Neighbouring regions to explore: a number, or all.")
     ] = "5",
-    attack: Annotated[
-        bool, typer.Option("--attack/--no-attack", help="Search with PGD where the region does not decide.")
-    ] = True,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--attack", "-a", metavar="NAME", help="Attack or ensemble, repeatable. (default: quick)"),
+    ] = None,
+    no_attack: Annotated[bool, typer.Option("--no-attack", help="No attack where the region does not decide.")] = False,
+    each: Annotated[bool, typer.Option("--each", help="Every attack from scratch about every point.")] = False,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Gradient steps of each run.")] = None,
+    restarts: Annotated[int | None, typer.Option("--restarts", min=1, help="Runs against all other classes.")] = None,
+    targets: Annotated[int | None, typer.Option("--targets", min=0, help="Runs against one other class each.")] = None,
     attack_seed: Annotated[int, typer.Option("--attack-seed", min=0, help="Of the random starts.")] = 0,
     memory: Annotated[
         str | None,
@@ -45,12 +51,24 @@ def bound_distance(
 
     Lower bounds: the linear region around the point, with and without the input box; its neighbours, nearest first; the
     universal radius for any p >= 1 (`--norm 1.5`); the largest radius that the bound of KW, CROWN or alpha-CROWN
-    certifies. Upper bounds: points behind decision hyperplanes, an attack that shrinks its radius, and the nearest
-    point of the pieces it ends in.
+    certifies. Upper bounds: points behind decision hyperplanes, known witnesses, attacks in turn, each from the nearest
+    point so far, and the nearest point of the pieces they end in.
 
-    Example: robust bound-distance --recipe digits-fc-mmr-linf --norm l2
+    Examples:
+
+      robust bound-distance --recipe digits-fc-mmr-linf --norm l2
+
+      robust bound-distance --recipe digits-fc-mmr-linf --norm l2 --attack standard
     """
-    values: dict[str, Any] = {"attack": attack, "seed": attack_seed, "regions": budget(regions)}
+    if no_attack and (names or each):
+        raise UsageError("--no-attack goes with neither --attack nor --each", "leave one of them out")
+    values: dict[str, Any] = {
+        "attack": not no_attack,
+        "each": each,
+        "seed": attack_seed,
+        "regions": budget(regions),
+    }
+    options = {"steps": steps, "restarts": restarts, "targets": targets}
     if method is not None:
         values["methods"] = method
     if memory is not None:
@@ -59,7 +77,7 @@ def bound_distance(
     def make(session: Session, norm: str) -> common.Plan:
         from robustcli.evaluation.distance import DistanceBounder, Settings, check
 
-        settings = Settings(**values)
+        settings = Settings.named(names or (), any_exponent(norm), options, **values)
         check(settings, any_exponent(norm), session.box())
         return common.Plan(DistanceBounder(session.network, settings, session.run.witnesses), settings.model_dump())
 

@@ -1,24 +1,29 @@
 """`robust bound-distance`: how far the nearest misclassified point is, from below by proofs, from above by points.
 
 The lower bound is the best of several methods (`distance_methods`), the upper bound the nearest misclassified point
-that hyperplanes, attack, polish and search find (`distance_upper`). They meet wherever the search ends.
+that hyperplanes, known witnesses, attacks, polish and search find (`distance_upper`, `distance_attacks`). They meet
+wherever the search ends.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
+from robustcli.attacks.ensembles import Chosen
 from robustcli.attacks.settings import NearestSettings
+from robustcli.attacks.sought import seek, sought
 from robustcli.boxes import Box
 from robustcli.errors import ContradictionError, UnknownNameError, UsageError
-from robustcli.evaluation import distance_upper
+from robustcli.evaluation import distance_attacks, distance_upper
 from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.distance_methods import DEFAULT, METHODS, Work
+from robustcli.evaluation.known import Pool
 from robustcli.networks.network import Network, margins
 from robustcli.norms import norm_name
 from robustcli.recipes.fields import Strict
@@ -28,7 +33,7 @@ from robustcli.regions.pieces import COPIES
 from robustcli.regions.row_norms import MEMORY
 from robustcli.results.distances import meet
 from robustcli.results.schema import PointRecord
-from robustcli.results.witnesses import Place, Witness, store
+from robustcli.results.witnesses import Place
 
 
 class Settings(Strict):
@@ -38,11 +43,11 @@ class Settings(Strict):
     regions: int | None = Field(
         default=5, ge=0, description="neighbouring regions to explore (000 takes 5); null: all that matter"
     )
-    attack: bool = Field(
-        default=True, description="also search with PGD where the region does not give the exact distance"
-    )
+    attack: bool = Field(default=True, description="also attack where the region does not give the exact distance")
     search: NearestSettings = NearestSettings(rounds=10, steps=50)
-    seed: int = Field(default=0, description="of the attack's random starts")
+    attacks: list[Chosen] = Field(default=[], description="attacks in turn; none: `nearest` with the settings `search`")
+    each: bool = Field(default=False, description="every attack from scratch about every point")
+    seed: int = Field(default=0, description="of the attacks' random starts")
     polish: int = Field(default=8, ge=0, description="linear pieces in which the nearest point found is made exact")
     memory: int = Field(default=MEMORY, gt=0, exclude=True, description="bytes for one piece; changes no answer")
 
@@ -57,6 +62,30 @@ class Settings(Strict):
             if name not in METHODS:
                 raise UnknownNameError("method", name, METHODS)
         return [name for name in METHODS if name in lowered]
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the newer settings where they are not set, so that questions asked before stay the same ones."""
+        values: dict[str, Any] = dump(self)
+        return {name: value for name, value in values.items() if name not in ("attacks", "each") or value}
+
+    @property
+    def searches(self) -> list[Chosen]:
+        """The attacks to be asked, in turn."""
+        if not self.attack:
+            return []
+        return self.attacks or [sought("nearest", **self.search.model_dump())]
+
+    @classmethod
+    def named(cls, names: Sequence[str], p: float, options: Mapping[str, Any], **values: Any) -> Settings:
+        """With attacks and ensembles by name, for one norm; see `sought.seek`.
+
+        Raises:
+            UsageError: for attacks without a name to go with, see `seek`.
+        """
+        if not names and any(value is not None for value in options.values()):
+            raise UsageError("settings of attacks go with the attacks named", "add --attack NAME")
+        return cls(attacks=seek(names, p, options) if names else [], **values)
 
 
 class DistanceBounder:
@@ -75,6 +104,7 @@ class DistanceBounder:
     def __init__(self, network: Network, settings: Settings, witnesses: Place | None = None) -> None:
         self.network, self.exact, self.model = network, network.double(), network.weights_hash()
         self.settings, self.witnesses = settings, witnesses
+        self.known = Pool(witnesses, self.model)
         needed = least_memory(network)
         if settings.memory < needed:
             raise UsageError(
@@ -87,8 +117,8 @@ class DistanceBounder:
         begin, settings = time.monotonic(), self.settings
         work = Work(self.exact, batch, settings.regions, settings.memory)
         distance_upper.start(work)
-        if settings.attack:
-            distance_upper.attack(work, self.network, settings.search, settings.seed)
+        distance_attacks.replay(work, self.known)
+        distance_attacks.attack(work, self.network, settings.searches, settings.seed, settings.each)
         distance_upper.refine(work, settings.polish)
         lower = {name: found for name in settings.methods if (found := METHODS[name](work)) is not None}
         # A method that lost itself in not-a-number has proved nothing.
@@ -113,18 +143,7 @@ class DistanceBounder:
         name, margin = None, None
         if math.isfinite(known.distance):
             margin = float(margins(self.exact(known.point.unsqueeze(0)), batch.labels[row : row + 1]))
-            if self.witnesses is not None:
-                witness = Witness(
-                    point=batch.points[row].cpu().numpy(),
-                    witness=known.point.cpu().numpy(),
-                    index=index,
-                    label=label,
-                    margin=margin,
-                    norm=norm,
-                    distance=known.distance,
-                    model=self.model,
-                )
-                name = store(self.witnesses, witness)
+            name = batch.keep(self.witnesses, row, known.point, margin, self.model, found_by=known.source)
         return PointRecord(
             index=index,
             label=label,
@@ -171,6 +190,8 @@ def _details(work: Work, row: int, alone: dict[str, float]) -> dict[str, Any]:
     if work.boxed is not None:
         details["boxed"] = _parts(work.boxed, row)
     details["rho"] = {"l1": _finite(float(one.lower[row])), "linf": _finite(float(infinite.lower[row]))}
+    if row in work.tried:
+        details["upper"] = work.tried[row]
     if row in work.reached:
         details["neighbours"] = {"regions": work.reached[row].regions, "complete": work.reached[row].complete}
     return details

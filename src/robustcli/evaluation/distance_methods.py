@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,7 @@ class Work:
         known: the nearest misclassified point known of each point; the neighbours search improves it in place.
         reached: what that search found, by row.
         pieces: see `piece`.
+        tried: what each attack found, by row and name.
     """
 
     network: Network
@@ -61,6 +63,7 @@ class Work:
     known: list[Incumbent] = field(default_factory=list)
     reached: dict[int, Reached] = field(default_factory=dict)
     pieces: dict[int, Piece] = field(default_factory=dict)
+    tried: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def ball(self) -> Ball:
@@ -103,6 +106,21 @@ class Work:
     def settled(self) -> Tensor:
         """Where Theorem 3.1 gives the distance itself, and a point at it is known, [B] bool."""
         return self.theorem.exact & self.upper.isfinite()
+
+    def note(self, row: int, name: str, distance: float, start: float | None, passes: int, seconds: float) -> None:
+        """Write down what an attack found.
+
+        Args:
+            distance: of the nearest point it found, inf for none.
+            start: distance of the point it started from; None where it started from scratch.
+        """
+        reached = distance if math.isfinite(distance) else None
+        self.tried.setdefault(row, {})[name] = {
+            "distance": reached,
+            "start": start,
+            "passes": passes,
+            "seconds": seconds,
+        }
 
     def doubtful(self, row: int) -> Tensor:
         """Units whose sign at a point is in doubt, [N] bool."""

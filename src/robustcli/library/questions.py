@@ -19,6 +19,7 @@ from robustcli.evaluation import distance as bounding
 from robustcli.library.answers import Distances, Verdicts
 from robustcli.library.asking import Given, Progress, ask
 from robustcli.library.frames import Normalised
+from robustcli.norms import exponent
 from robustcli.results.witnesses import Witness
 
 Radius = str | float | Sequence[float] | Tensor
@@ -125,6 +126,7 @@ def distance(
     norm: str,
     box: Given = None,
     inputs: Normalised | None = None,
+    attacks: str | Sequence[str] = (),
     progress: Progress | None = None,
     **options: Any,
 ) -> Distances:
@@ -132,14 +134,17 @@ def distance(
     `certify`, and
 
     Args:
-        options: methods, regions, attack, seed, polish and what else `evaluation.distance.Settings` has.
+        attacks: attacks and ensembles for the smallest distance by name, in order; none takes the default of the
+            command.
+        options: methods, regions, attack, each, seed, polish and what else `evaluation.distance.Settings` has.
     Returns:
         certified distances, those of the nearest misclassified inputs found, and these inputs.
     Raises:
         UsageError: for a model that cannot be read, or a question that cannot be asked.
     """
+    names = [attacks] if isinstance(attacks, str) else attacks
     try:
-        settings = bounding.Settings(**options)
+        settings = bounding.Settings.named(names, exponent(norm), {}, **options)
     except ValidationError as error:
         raise UsageError(
             f"distance: {one_line(error)}", f"known: {', '.join(bounding.Settings.model_fields)}"

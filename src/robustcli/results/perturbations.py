@@ -11,7 +11,8 @@ from robustcli.results import distances
 from robustcli.results.merge import Answers
 from robustcli.results.models import Model
 from robustcli.results.rows import Source, source, span
-from robustcli.results.schema import PointRecord, Record
+from robustcli.results.schema import PointRecord, Record, SearchFigures
+from robustcli.results.searches import by_attack, nearer
 
 
 class DistanceRow(Record):
@@ -28,6 +29,9 @@ class DistanceRow(Record):
     norms: dict[str, dict[str, float]]
     methods: dict[str, dict[str, dict[str, float]]] = Field(
         default={}, description="per norm and method: see `robustcli.results.distances.by_method`"
+    )
+    attacks: dict[str, dict[str, SearchFigures]] = Field(
+        default={}, description="per norm and attack: see `robustcli.results.searches.by_attack`"
     )
     sources: list[Source] = Field(default=[])
 
@@ -50,6 +54,7 @@ def distance_rows(model: Model) -> list[DistanceRow]:
                 range=span(points),
                 norms={norm: distances.distances(records) for norm, records in best.items()},
                 methods={norm: figures for norm, records in best.items() if (figures := distances.by_method(records))},
+                attacks={norm: figures for norm, records in best.items() if (figures := by_attack(records))},
                 sources=[source(answer) for answers in norms.values() for answer in answers],
             )
         )
@@ -69,7 +74,10 @@ def _best(answers: Sequence[Answers]) -> list[PointRecord]:
                 "distance_lower": max(lowers),
                 "distance_upper": min(uppers),
                 "exact": exact,
-                "details": {"lower": _larger(*(one.details.get("lower", {}) for one in (other, record)))},
+                "details": {
+                    "lower": _larger(*(one.details.get("lower", {}) for one in (other, record))),
+                    "upper": nearer(*(one.details.get("upper", {}) for one in (other, record))),
+                },
             }
             record = record.model_copy(update=update)
         best[record.index] = record

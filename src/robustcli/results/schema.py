@@ -102,6 +102,30 @@ class AttackFigures(Record):
     )
 
 
+class Ratios(Record):
+    """Distances that an attack found over exact ones, at the points whose distance is exact. Null: found nothing."""
+
+    points: int = Field(gt=0)
+    median: float | None
+    percentile_95: float | None = Field(description="95 % of the points have at most this ratio")
+    share_above_1_1: float
+    share_above_1_2: float
+    curve: list[float | None] = Field(description="the ratio of every point, largest first")
+
+
+class SearchFigures(Record):
+    """What one attack of `bound-distance` did. `replay`: the witnesses known before."""
+
+    asked: int = Field(description="points it was asked about")
+    found: int = Field(description="points it found a misclassified input for")
+    nearest: int = Field(description="points for which no attack found a nearer one, up to 1e-6")
+    mean: float | None = Field(description="of its distances, over the points at which every attack found something")
+    median: float | None
+    passes: int = Field(description="forward and backward passes, all points together")
+    seconds: float
+    ratio: Ratios | None = Field(None, description="null: it started from points known before, or no distance is exact")
+
+
 class Detection(Record):
     """Adversarial inputs told by the missing certificate of their predicted class (003 Corollary 2).
 
@@ -128,6 +152,9 @@ class Summary(Record):
     distance: dict[str, float] | None = Field(None, description="mean_lower, mean_upper, share_exact, ...")
     methods: dict[str, dict[str, float]] | None = Field(
         None, description="bound-distance: per method mean, median, share_exact alone; best_*: the best so far"
+    )
+    searches: dict[str, SearchFigures] | None = Field(
+        None, description="bound-distance: per attack, in the order they were asked"
     )
     histogram: Histogram | None = Field(None, description="bound-distance: how the distances are distributed")
     stages: dict[str, StageFigures] | None = Field(None, description="certify: per stage, in the order they were asked")

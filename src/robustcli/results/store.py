@@ -25,6 +25,7 @@ from robustcli.errors import ContradictionError, DataError, one_line
 from robustcli.results.attacks import attack_figures
 from robustcli.results.distances import distance_figures, misclassified
 from robustcli.results.schema import PointRecord, Question, ResultDocument, Summary, Verdict
+from robustcli.results.searches import by_attack
 from robustcli.results.stages import stage_figures
 
 Shard = tuple[int, int]
@@ -269,7 +270,7 @@ def summarise(
         robust_error_lower=(wrong + verdicts.get("vulnerable", 0)) / count if asked else None,
         robust_error_upper=(count - verdicts.get("robust", 0)) / count if asked and proves else None,
         verdicts=verdicts,
-        **(distance_figures(rows) if rows and not asked else {}),
+        **({**distance_figures(rows), "searches": by_attack(rows)} if rows and not asked else {}),
         stages=stage_figures(rows),
         attacks=attack_figures(rows),
         seconds=seconds,
