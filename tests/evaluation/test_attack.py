@@ -157,6 +157,29 @@ def test_the_nearest_known_witness_is_where_searches_for_the_nearest_begin(
         assert torch.equal(seen[index], torch.from_numpy(witness))
 
 
+@pytest.mark.parametrize("each", [False, True])
+def test_the_lowest_point_found_is_where_attacks_with_a_radius_may_begin(
+    network: Network, monkeypatch: pytest.MonkeyPatch, each: bool
+) -> None:
+    """Unless every attack is to stand alone."""
+    asked, seen = batch(network, "linf", EPS["linf"] / 100), {}
+
+    def look(task: Task, _: FgsmSettings) -> Found:
+        seen.update(zip(range(len(task)), task.near, strict=True))
+        return task.nothing()
+
+    monkeypatch.setitem(ROWS, "fgsm", replace(ROWS["fgsm"], attack=look))
+    (search,), (last,) = QUICK.attacks, Settings.only("fgsm").attacks
+    records = in_order(Attacker(network, Settings(attacks=[search, last], each=each))(asked))
+    assert {record.verdict for record in records} == {"unknown"}
+    for row, record in enumerate(records):
+        start = seen[row]
+        assert bool(asked.ball.take(torch.tensor([row])).contains(start.unsqueeze(0))[0])
+        margin = float(margins(network.double()(start.unsqueeze(0)), asked.labels[[row]]))
+        expected = float(asked.clean_margins[row]) if each else record.details["smallest_margin"]
+        assert margin == pytest.approx(expected, rel=1e-9)
+
+
 def test_settings_go_into_the_question() -> None:
     settings = Settings.named([], 2.0, restarts=4)
     dumped = settings.model_dump()

@@ -80,6 +80,8 @@ class Log:
     margin: the smallest margin found; `point` is where.
     name: of the stored witness.
     cut: some attack could not spend all it would have spent.
+    near: the nearest misclassified point known, outside the ball; low: the point of the ball with the smallest margin
+        that an attack has found (not where each attack is asked about every point: it then stands alone).
     """
 
     tried: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -87,6 +89,8 @@ class Log:
     margin: float = float("inf")
     name: str | None = None
     cut: bool = False
+    near: Tensor | None = None
+    low: Tensor | None = None
 
     @property
     def passes(self) -> int:
@@ -119,15 +123,15 @@ class Attacker:
     def __call__(self, batch: Batch) -> Iterator[PointRecord]:
         """One record per point, as soon as it is decided: `vulnerable` with a stored witness, or `unknown` with the
         smallest margin found."""
-        logs, near = [Log() for _ in range(len(batch))], batch.points.clone()
+        logs = [Log() for _ in range(len(batch))]
         for place in range(len(batch)):
-            self._replay(batch, place, logs[place], near)
+            self._replay(batch, place, logs[place])
         told = set()
         for number, chosen in enumerate(self.settings.attacks):
             rows = [place for place, log in enumerate(logs) if log.by is None or self.settings.each]
             for some in torch.tensor(rows, dtype=torch.int64, device=batch.points.device).split(self.chunk):
                 if len(some):
-                    self._attack(batch, some, logs, near, chosen, self._name(number))
+                    self._attack(batch, some, logs, chosen, self._name(number))
             for place, log in enumerate(logs):
                 if log.by is not None and not self.settings.each and place not in told:
                     told.add(place)
@@ -142,7 +146,7 @@ class Attacker:
         before = names[:number].count(names[number])
         return names[number] if not before else f"{names[number]}-{before + 1}"
 
-    def _attack(self, batch: Batch, rows: Tensor, logs: list[Log], near: Tensor, chosen: Chosen, name: str) -> None:
+    def _attack(self, batch: Batch, rows: Tensor, logs: list[Log], chosen: Chosen, name: str) -> None:
         """One attack on some of the points, as far as the budget goes."""
         if self.clock.over():
             for place in rows.tolist():
@@ -160,14 +164,20 @@ class Attacker:
             if settings is not None:
                 begin = time.monotonic()
                 with evaluating(self.network):
-                    found = kind.attack(self._task(batch, some, near), settings)
+                    found = kind.attack(self._task(batch, some, logs, kind.goal), settings)
                 seconds = (time.monotonic() - begin) / len(some)
                 self._keep(batch, some, logs, found, name, chosen.name, seconds)
 
-    def _task(self, batch: Batch, rows: Tensor, near: Tensor) -> Task:
+    def _task(self, batch: Batch, rows: Tensor, logs: list[Log], goal: str) -> Task:
+        """The points with where attacks of that goal may start, if they start from what is known."""
         seeds = point_seeds(self.settings.seed, batch.indices[rows])
-        labels = batch.labels[rows]
-        return Task.of(self.network, batch.ball.take(rows), labels, seeds, near=near[rows], exact=self.exact)
+        labels, near = batch.labels[rows], batch.points[rows].clone()
+        for number, place in enumerate(rows.tolist()):
+            log = logs[place]
+            known = log.low if goal == "radius" and log.low is not None else log.near
+            if known is not None:
+                near[number] = known
+        return Task.of(self.network, batch.ball.take(rows), labels, seeds, near=near, exact=self.exact)
 
     def _keep(
         self, batch: Batch, rows: Tensor, logs: list[Log], found: Found, name: str, found_by: str, seconds: float
@@ -191,6 +201,7 @@ class Attacker:
                     log.name = batch.keep(self.witnesses, place, point, margin, self.model, found_by=found_by)
             elif log.by is None and margin < log.margin:
                 log.margin = margin
+                log.low = log.low if self.settings.each else found.points[number]
             log.tried[name] = {
                 "broke": number in sure,
                 "margin": margin,
@@ -198,7 +209,7 @@ class Attacker:
                 "seconds": seconds,
             }
 
-    def _replay(self, batch: Batch, place: int, log: Log, near: Tensor) -> None:
+    def _replay(self, batch: Batch, place: int, log: Log) -> None:
         """The strongest known witness of a point, moved into this ball if it lies outside; where none holds there, the
         nearest one is where searches for the nearest may start."""
         begin, stored = time.monotonic(), self.known.of(batch, place)
@@ -218,7 +229,7 @@ class Attacker:
         else:
             nearest = nearest_of(self.exact, batch, place, candidates)
             if nearest is not None:
-                near[place] = candidates[nearest]
+                log.near = candidates[nearest]
         log.tried[REPLAY] = {
             "broke": broke,
             "margin": float(judged.margins[best]),
