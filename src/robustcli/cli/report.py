@@ -48,6 +48,9 @@ def report(
     dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
     norm: Annotated[list[str] | None, typer.Option(help="Only this norm; repeat for several.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Only runs of this recipe, any overrides and seeds.")] = None,
+    containment: Annotated[
+        bool, typer.Option("--containment", help="Also how many inputs of one norm lie in other norms' balls.")
+    ] = False,
     standalone: Annotated[
         bool, typer.Option("--standalone", help="LaTeX: a whole document instead of a fragment.")
     ] = False,
@@ -82,7 +85,8 @@ def report(
     kind = format or (SUFFIXES.get(out.suffix, Format.text) if out else Format.text)
     if standalone and kind is not Format.latex:
         raise UsageError("--standalone is for LaTeX only", "add --format latex")
-    content = collect(chosen, dataset, [norm_name(any_exponent(item)) for item in norm or []])
+    norms = [norm_name(any_exponent(item)) for item in norm or []]
+    content = collect(chosen, dataset, norms, containment)
     _deliver(_rendered(kind, content, standalone, out is None), out)
     if content.empty:
         names = ", ".join(f"{item.name} seed {item.seed}" for item in content.empty)
@@ -91,13 +95,14 @@ def report(
 
 def _rendered(kind: Format, content: Content, standalone: bool, to_screen: bool) -> str:
     """The report in one of the formats."""
-    from robustcli.results import latex, records, tables, text
+    from robustcli.results import latex, records, search_tables, tables, text
 
     if kind is Format.json:
         return records.json_text(content.report)
     if kind is Format.csv:
         return records.csv_text(content.report)
     printed = tables.tables(content.blocks) + tables.distance_tables(content.distances)
+    printed += search_tables.attack_tables(content.distances) + search_tables.containment_tables(content.containment)
     if kind is Format.latex:
         return latex.latex(printed, standalone)
     if kind is Format.markdown:

@@ -15,6 +15,7 @@ from robustcli.errors import DataError, UnknownNameError
 from robustcli.recipes.model import Recipe
 from robustcli.results import models as evaluated
 from robustcli.results import perturbations, published, rows, seeds
+from robustcli.results.containment import ContainmentRow, containment_rows
 from robustcli.results.models import Model
 from robustcli.results.perturbations import DistanceRow
 from robustcli.results.rows import Row
@@ -32,22 +33,24 @@ class Report(Record):
     schema_: Literal["robustcli.report/1"] = Field(default="robustcli.report/1", alias="schema")
     rows: list[Row]
     distances: list[DistanceRow]
+    containment: list[ContainmentRow] = Field(default=[], description="with --containment only")
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What a report prints: rows in blocks, distance rows, and the runs in which nothing was measured."""
+    """What a report prints: rows in blocks, distance rows, containment, and the runs in which nothing was measured."""
 
     blocks: list[Block]
     distances: list[DistanceRow]
     empty: list[RunFolder]
+    containment: list[ContainmentRow] = dataclasses.field(default_factory=list)
 
     @property
     def report(self) -> Report:
         """The same as one document."""
         found = [row for block in self.blocks for row in (*block.rows, *block.published)]
-        return Report(rows=found, distances=self.distances)
+        return Report(rows=found, distances=self.distances, containment=self.containment)
 
 
 def find_runs(names: Sequence[str], root: Path, recipe: str | None = None) -> list[RunFolder]:
@@ -83,12 +86,15 @@ def find_runs(names: Sequence[str], root: Path, recipe: str | None = None) -> li
     return list(dict.fromkeys(chosen))
 
 
-def collect(runs: Sequence[RunFolder], dataset: str | None = None, norms: Sequence[str] = ()) -> Content:
+def collect(
+    runs: Sequence[RunFolder], dataset: str | None = None, norms: Sequence[str] = (), containment: bool = False
+) -> Content:
     """Read all answers of the runs, check them against each other, and arrange them.
 
     Args:
         dataset: keep the rows of this data set only.
         norms: keep these norms only; all without.
+        containment: read the stored witnesses too, for what the balls of two norms share.
 
     Raises:
         ContradictionError: naming two records that cannot both be true (whether shown or not).
@@ -104,7 +110,8 @@ def collect(runs: Sequence[RunFolder], dataset: str | None = None, norms: Sequen
     if not ours and not distances:
         raise DataError(_nothing(runs, every, dataset, norms), _what_to_do(bool(every)))
     measured = {model.run for model in every}
-    return Content(_blocks(ours, norms), distances, [run for run in runs if run not in measured])
+    shared = [row for model in models for row in containment_rows(model)] if containment else []
+    return Content(_blocks(ours, norms), distances, [run for run in runs if run not in measured], shared)
 
 
 def _restrict(model: Model, norms: Sequence[str]) -> Model:

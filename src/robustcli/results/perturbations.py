@@ -38,13 +38,13 @@ class DistanceRow(Record):
 
 def distance_rows(model: Model) -> list[DistanceRow]:
     """The smallest perturbations of one model: a row a set of points; the best bounds of all questions combined."""
-    found: dict[tuple[bool, frozenset[int]], dict[str, list[Answers]]] = defaultdict(dict)
+    asked: dict[tuple[bool, frozenset[int]], dict[str, list[Answers]]] = defaultdict(dict)
     for answer in model.answers:
         if answer.question.command == "bound-distance":
-            norms = found[answer.question.boxed, frozenset(answer.lines)]
+            norms = asked[answer.question.boxed, frozenset(answer.lines)]
             norms.setdefault(answer.question.norm, []).append(answer)
     rows = []
-    for (boxed, points), norms in found.items():
+    for (boxed, points), norms in asked.items():
         best = {norm: _best(answers) for norm, answers in norms.items()}
         rows.append(
             DistanceRow(
@@ -54,7 +54,7 @@ def distance_rows(model: Model) -> list[DistanceRow]:
                 range=span(points),
                 norms={norm: distances.distances(records) for norm, records in best.items()},
                 methods={norm: figures for norm, records in best.items() if (figures := distances.by_method(records))},
-                attacks={norm: figures for norm, records in best.items() if (figures := by_attack(records))},
+                attacks={norm: found for norm, records in best.items() if (found := by_attack(records))},
                 sources=[source(answer) for answers in norms.values() for answer in answers],
             )
         )
