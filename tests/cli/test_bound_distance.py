@@ -45,6 +45,12 @@ def test_size() -> None:
         (["--method", "kww"], "kww"),
         (["--memory", "1K"], "too little memory"),
         (["--norm", "1.01"], "p = 1.01"),
+        (["--attack", "apgd-ce"], "looks for any misclassified point of a ball"),
+        (["--attack", "nearst"], "did you mean 'nearest'?"),
+        (["--norm", "linf", "--attack", "ddn"], "attack ddn does not know linf"),
+        (["--attack", "nearest", "--targets", "3"], "none of nearest has 'targets'"),
+        (["--steps", "5"], "add --attack NAME"),
+        (["--no-attack", "--attack", "fab"], "--no-attack goes with neither"),
     ],
 )
 def test_bad_options_are_usage_errors(
@@ -68,3 +74,21 @@ def test_a_whole_run(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert means["region"] <= means["boxed"] <= means["neighbours"] <= document["summary"]["distance"]["mean_lower"]
     assert means["kw"] <= document["summary"]["distance"]["mean_lower"]
     assert sum(document["summary"]["histogram"]["lower"]) == document["summary"]["distance"]["points"]
+
+
+def test_attacks_by_name(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every attack's distances beside the exact ones; each starts from scratch, so that ratios are its own."""
+    question = ["bound-distance", "--checkpoint", str(model), "--points", "8", "--norm", "linf", "--regions", "20"]
+    assert run([*question, "-a", "fab", "-a", "quick", "--each", "--steps", "20", "--targets", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "attack, linf" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert run([*question, "-a", "fab", "-a", "quick", "--each", "--steps", "20", "--targets", "2", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    searches = summary["searches"]
+    assert list(searches) == ["fab", "nearest"]
+    assert {one["asked"] for one in searches.values()} == {summary["distance"]["points"]}
+    for one in searches.values():
+        assert one["mean"] >= summary["distance"]["mean_upper"] - 1e-9
+        assert one["ratio"] is None or min(one["ratio"]["curve"]) >= 1
+    assert (summary["distance"]["share_exact"] > 0) == ("attack / exact, linf" in shown)
