@@ -81,6 +81,18 @@ def test_distance_answers_as_the_command(digits: tuple[Path, nn.Sequential, Tens
     assert bool((answer.upper[wrong] == 0).all() and (answer.lower[~wrong] > 0).all())
 
 
+def test_distance_by_the_attacks_named() -> None:
+    model, points = perceptron(3, 8, 3, seed=2), torch.rand(4, 3)
+    labels = model(points).argmax(1)
+    settings = {"norm": "l2", "box": (0, 1), "methods": ["region"], "polish": 0, "each": True}
+    alone = [robust.distance(model, points, labels, attacks=name, **settings) for name in ("nearest", "fab")]
+    both = robust.distance(model, points, labels, attacks=["nearest", "fab"], **settings)
+    assert all(list(record.details["upper"]) == ["nearest", "fab"] for record in both.records)
+    assert bool((both.upper == torch.minimum(alone[0].upper, alone[1].upper)).all())
+    with pytest.raises(UsageError, match="looks for any misclassified point"):
+        robust.distance(model, points, labels, norm="l2", attacks="pgd")
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("box", [None, (0.0, 1.0)])
 def test_the_model_itself_confirms_the_witnesses(norm: str, box: tuple[float, float] | None) -> None:
