@@ -22,6 +22,7 @@ from robustcli.balls import Ball, vector_norm
 from robustcli.evaluation.distance_methods import Work
 from robustcli.evaluation.known import Pool, nearest_of, stacked
 from robustcli.networks.network import Network
+from robustcli.regions.incumbents import Incumbent
 from robustcli.results.attacks import REPLAY
 
 
@@ -37,7 +38,7 @@ def replay(work: Work, pool: Pool) -> None:
             continue
         distance = float(vector_norm((candidates[best] - work.batch.points[row]).flatten(), work.ball.p))
         work.note(row, REPLAY, distance, None, 0, time.monotonic() - begin)
-        known.take(candidates[best], distance, REPLAY)
+        _take(known, candidates[best], distance, REPLAY)
 
 
 def attack(work: Work, network: Network, attacks: Sequence[Chosen], seed: int, each: bool) -> None:
@@ -76,4 +77,10 @@ def _attacked(work: Work, network: Network, rows: Tensor, chosen: Chosen, name: 
         known, reached = work.known[row], float(distance[place])
         start = None if near is None or known.distance == torch.inf else known.distance
         work.note(row, name, reached, start, int(passes[place]), seconds)
-        known.take(best[place], reached, name)
+        _take(known, best[place], reached, name)
+
+
+def _take(known: Incumbent, point: Tensor, distance: float, source: str) -> None:
+    """Take a misclassified point [*input_shape], judged already, if it is nearer than the one known."""
+    if distance < known.distance:
+        known.point, known.distance, known.source = point, distance, source

@@ -53,11 +53,6 @@ class Incumbent:
     distance: float = math.inf
     source: str = "none"
 
-    def take(self, point: Tensor, distance: float, source: str) -> None:
-        """Take a misclassified point [*input_shape], judged already, if it is nearer than the one known."""
-        if distance < self.distance:
-            self.point, self.distance, self.source = point, distance, source
-
     @torch.no_grad()
     def offer(self, move: Array, source: str) -> bool:
         """Take the nearest misclassified point just beyond x + move [d], if it is nearer than the one known."""
