@@ -1,15 +1,16 @@
 """Images a second and peak memory of our bounds as batch, width or depth grow: what a longer run will cost.
 
-    python benchmarks/scaling.py --threads 1 [--axis batch|width|depth] [--cnn]
+    python benchmarks/scaling.py [--axis batch|width|depth] [--cnn]
 
 Dense networks on 784 inputs (or, with --cnn, the small CNN of the papers with more channels or more convolutions), He
-weights, linf 0.01 in the box [0, 1], random images. Every row runs in a process of its own, whose peak memory is told;
-the program and its libraries take `base` MB of it.
+weights, linf 0.01 in the box [0, 1], random images. Every row runs in a process of its own with one thread, timed
+by the CPU time of that process; of its peak memory the program and its libraries take `base` MB.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import resource
@@ -35,7 +36,7 @@ def dense(width: int, depth: int) -> list[dict[str, object]]:
     """`depth` hidden layers of `width` units."""
     sizes = [784, *[width] * depth]
     layers: list[dict[str, object]] = [{"type": "flatten"}]
-    for below, above in zip(sizes[:-1], sizes[1:], strict=True):
+    for below, above in itertools.pairwise(sizes):
         layers += [{"type": "linear", "in": below, "out": above}, {"type": "relu"}]
     return [*layers, {"type": "linear", "in": sizes[-1], "out": 10}]
 
@@ -44,7 +45,7 @@ def convolutional(width: int, depth: int) -> list[dict[str, object]]:
     """Two convolutions of stride 2 with `width` and 2 `width` channels, further ones of stride 1, 100 dense units."""
     layers: list[dict[str, object]] = []
     channels = [1, width, *[2 * width] * (depth - 1)]
-    for place, (below, above) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+    for place, (below, above) in enumerate(itertools.pairwise(channels)):
         kernel, stride = (4, 2) if place < 2 else (3, 1)
         layers.append({"type": "conv2d", "in": below, "out": above, "kernel": kernel, "stride": stride, "padding": 1})
         layers.append({"type": "relu"})
@@ -78,11 +79,11 @@ def row(name: str, batch: int, width: int, depth: int, cnn: bool) -> dict[str, f
     before = peak()
     layers = BOUNDS[name](network, ball, rows).layers
     unstable = sum(int(layer.unstable.sum()) for layer in layers) / sum(layer.lower.numel() for layer in layers)
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < 0.5:
+    count, begin = 0, time.process_time()
+    while time.process_time() - begin < 0.5:
         BOUNDS[name](network, ball, rows)
         count += batch
-    speed = count / (time.perf_counter() - begin)
+    speed = count / (time.process_time() - begin)
     return {"images_per_second": round(speed, 2), "peak": peak(), "base": before, "unstable": round(unstable, 3)}
 
 
@@ -90,11 +91,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--axis", choices=sorted(AXES), action="append")
     parser.add_argument("--cnn", action="store_true")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--row", help=argparse.SUPPRESS)  # one row, in the process that is started for it
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     if options.row:
+        torch.set_num_threads(1)
         keep_memory()
         print(json.dumps(row(**json.loads(options.row))))
         return
@@ -103,7 +103,7 @@ def main() -> None:
             shape = {"batch": BATCH, "width": 16 if options.cnn else WIDTH, "depth": 2 if options.cnn else DEPTH}
             for name in NAMES:
                 asked = {"name": name, **shape, axis: value, "cnn": options.cnn}
-                command = [sys.executable, __file__, "--threads", str(options.threads), "--row", json.dumps(asked)]
+                command = [sys.executable, __file__, "--row", json.dumps(asked)]
                 found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 print(json.dumps({**asked, **found}), flush=True)
 
