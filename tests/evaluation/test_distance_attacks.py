@@ -157,28 +157,26 @@ def test_known_witnesses_come_first(tmp_path: Path) -> None:
 def test_only_what_counts_is_a_start() -> None:
     network, x, _ = golden_network()
     batch = batch_of(network, x, 2.0, UNIT)
-    points = random_points(network, 200, 3)
-    wrong = points[misclassified(network, points, batch.labels.expand(200))]
-    assert len(wrong)
-    right = batch.points[0]
-    outside = wrong[0] + 5
+    right, points = batch.points[0], 3 * random_points(network, 400, 3) - 1
+    wrong = points[misclassified(network, points, batch.labels.expand(400))]
+    within = ((wrong >= 0) & (wrong <= 1)).flatten(1).all(1)
+    inside, outside = wrong[within], wrong[~within]
+    assert len(inside) > 1
+    assert len(outside) > 1
     named = [
         witness(network, batch, 0, right),
-        witness(network, batch, 0, wrong[0], model="another"),
-        witness(network, batch, 0, wrong[0], index=7),
+        witness(network, batch, 0, inside[0], model="another"),
+        witness(network, batch, 0, inside[0], index=7),
     ]
     pool = Pool({one.name: one for one in named}, network.weights_hash())
     assert [one.name for one in pool.of(batch, 0)] == [named[0].name]
     assert nearest_of(network, batch, 0, stacked(pool.of(batch, 0), batch.points)) is None
-    candidates = torch.stack([right, outside, *wrong])
-    assert bool(misclassified(network, outside.unsqueeze(0), batch.labels)) or len(wrong) > 1
-    best = nearest_of(network, batch, 0, candidates)
-    distances = vector_norm((wrong - right).flatten(1), 2.0)
-    assert best == 2 + int(distances.argmin())
+    distances = vector_norm((torch.cat([inside, outside]) - right).flatten(1), 2.0)
+    candidates = torch.cat([right.unsqueeze(0), inside, outside])
+    assert nearest_of(network, batch, 0, candidates) == 1 + int(distances[: len(inside)].argmin())
+    assert nearest_of(network, batch, 0, outside) is None
     free = batch_of(network, x, 2.0, None)
-    if bool(misclassified(network, outside.unsqueeze(0), batch.labels)):
-        assert nearest_of(network, free, 0, outside.unsqueeze(0)) == 0
-    assert nearest_of(network, batch, 0, outside.unsqueeze(0)) is None
+    assert nearest_of(network, free, 0, candidates) == 1 + int(distances.argmin())
 
 
 def test_the_nearest_point_is_kept_with_the_name_of_what_found_it(network: Network, tmp_path: Path) -> None:
