@@ -131,7 +131,7 @@ def ours(pair: Pair) -> Side | None:
                     now = ATTACKS[chosen.name].attack(task.take(standing), chosen.resolved())
                     now = now.spent(found.passes[standing])
                     found = found.with_rows(standing, now)
-            return found, _spent(found, 2)
+            return found, _spent(found)
 
         return together
     if pair.ours not in ATTACKS:
@@ -140,14 +140,14 @@ def ours(pair: Pair) -> Side | None:
 
     def alone(net: Net, task: Task, index: list[int]) -> Answer:
         found = row.attack(task, row.settings(**pair.options))
-        return found, _spent(found, 2 if row.goal == "radius" else 1)
+        return found, _spent(found)
 
     return alone
 
 
-def _spent(found: Found, each: int) -> dict[str, float]:
-    """Forward and backward passes a point; an attack with a radius counts both as one."""
-    return {"passes": round(float(found.passes.double().mean()) * each, 1)}
+def _spent(found: Found) -> dict[str, float]:
+    """Forward and backward passes a point."""
+    return {"passes": round(float(found.passes.double().mean()), 1)}
 
 
 def theirs(name: str, steps: int) -> Side:

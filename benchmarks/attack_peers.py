@@ -223,6 +223,8 @@ PEERS = {
         Peer("autoattack FAB-T", "autoattack", ALL, _fab(targets=9)),
         Peer("foolbox CW", "foolbox", (2.0,), _foolbox("L2CarliniWagnerAttack", searches=9)),
         Peer("adv_lib CW", "adv_lib", (2.0,), _adv_lib("carlini_wagner_l2", searches=9)),
+        Peer("foolbox CW, rate 0.1", "foolbox", (2.0,), _foolbox("L2CarliniWagnerAttack", searches=9, stepsize=0.1)),
+        Peer("adv_lib CW, rate 0.1", "adv_lib", (2.0,), _adv_lib("carlini_wagner_l2", searches=9, learning_rate=0.1)),
         Peer("foolbox DDN", "foolbox", (2.0,), _foolbox("DDNAttack")),
         Peer("adv_lib DDN", "adv_lib", (2.0,), _adv_lib("ddn", levels=None)),
         Peer("foolbox FMN", "foolbox", ALL, _foolbox(_FMN)),

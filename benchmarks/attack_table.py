@@ -45,6 +45,7 @@ RADIUS = (
     Pair("APGD-T", "apgd-t", {}, ("autoattack APGD-T", "autoattack APGD-T, large radii")),
     Pair("APGD-T, DLR", "apgd-t-dlr", {}, ("autoattack APGD-T", "autoattack APGD-T, large radii")),
     Pair("APGD-wide", "apgd-wide", {}),
+    Pair("relaxation", "relaxation"),
     Pair("standard", "standard", {}, ("autoattack standard",)),
 )
 """Any misclassified point of a ball."""
@@ -54,11 +55,19 @@ NEAREST = (
     Pair("FAB-T", "fab", {"restarts": 0, "targets": 9}, ("autoattack FAB-T",)),
     Pair("DDN", "ddn", {"steps": 200}, ("foolbox DDN", "adv_lib DDN"), 200),
     Pair("FMN", "fmn", {"steps": 200}, ("foolbox FMN", "adv_lib FMN", "adv_lib FMN, first step 10"), 200),
-    Pair("PDPGD", "pdpgd", {"steps": 300}, ("adv_lib PDPGD", "adv_lib ALMA"), 300),
-    Pair("CW", "cw", {"searches": 9, "steps": 100}, ("foolbox CW", "adv_lib CW"), 900),
+    Pair("PDPGD", "pdpgd", {"steps": 300}, ("adv_lib PDPGD",), 300),
+    Pair("CW", "carlini-wagner", {"searches": 9, "steps": 1000}, ("foolbox CW", "adv_lib CW"), 9000),
+    Pair(
+        "CW, rate 0.1",
+        "carlini-wagner",
+        {"searches": 9, "steps": 100, "rate": 0.1},
+        ("foolbox CW, rate 0.1", "adv_lib CW, rate 0.1"),
+        900,
+    ),
     Pair("EAD", "ead", {"searches": 9, "steps": 100}, ("foolbox EAD", "torchattacks EADL1"), 900),
     Pair("linear region", "linear-region"),
-    Pair("nearest", "nearest"),
+    Pair("polished", "polished"),
+    Pair("nearest", "nearest", {}, ("adv_lib ALMA",), 300),
 )
 """The nearest misclassified point."""
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from robustcli.allocator import keep_memory
 from robustcli.attacks.registry import ROWS
-from robustcli.attacks.search import block_rows
+from robustcli.attacks.search import LOOK, block_rows
 
 EPS = {"l1": 0.05, "l2": 0.02, "linf": 0.002}
 OURS: dict[str, tuple[str, dict[str, int]]] = {
@@ -68,7 +68,7 @@ def ours(net: Net, name: str, norm: str, steps: int) -> Side:
 
     def side(index: list[int]) -> float:
         found = row.attack(net.task(index, norm, EPS[norm]), row.settings.model_validate({"steps": steps, **options}))
-        return float(found.passes.sum())
+        return float(found.passes.sum()) / LOOK
 
     return side
 
