@@ -49,7 +49,7 @@ def test_a_missing_folder_holds_none(tmp_path: Path) -> None:
 
 def test_numpy_alone_reads_it(witness: Witness, tmp_path: Path) -> None:
     with np.load(tmp_path / store(tmp_path, witness), allow_pickle=False) as data:
-        assert {"point", "witness", "index", "label", "margin", "norm", "distance", "model"} == set(data)
+        assert {"point", "witness", "index", "label", "margin", "norm", "distance", "model", "found_by"} == set(data)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "gone", "pickle"])

@@ -27,12 +27,20 @@ from robustcli.attacks.fmn import fmn
 from robustcli.attacks.latent import latent
 from robustcli.attacks.linear_region import linear_region
 from robustcli.attacks.losses import cross_entropy, dlr, margin, targeted_dlr
+from robustcli.attacks.nearest import SEGMENT_STEPS, nearest
 from robustcli.attacks.pdpgd import pdpgd
 from robustcli.attacks.pgd import pgd
 from robustcli.attacks.polished import polished
 from robustcli.attacks.relaxation import RULES, relaxation
 from robustcli.attacks.search import LOOK
-from robustcli.attacks.settings import ApgdSettings, FgsmSettings, PlainSettings, TargetedSettings, WideSettings
+from robustcli.attacks.settings import (
+    ApgdSettings,
+    FgsmSettings,
+    NearestSettings,
+    PlainSettings,
+    TargetedSettings,
+    WideSettings,
+)
 from robustcli.attacks.settings_nearest import (
     CarliniWagnerSettings,
     DdnSettings,
@@ -140,6 +148,11 @@ def _restarts(settings: DdnSettings | FmnSettings | PdpgdSettings, classes: int,
     return settings.restarts * (settings.steps * 2 + PULL_PASSES)
 
 
+def _nearest(settings: NearestSettings, classes: int, p: float) -> int:
+    steps = settings.steps + len(phases(WideSettings(steps=settings.steps)))
+    return LOOK + settings.rounds * (LOOK * steps + SEGMENT_STEPS + 4) + PULL_PASSES
+
+
 ROWS: dict[str, Row] = {
     "fgsm": Row(fgsm, FgsmSettings, lambda *_: LOOK, "one step to the end of the ball (Goodfellow et al. 2015)"),
     "pgd": Row(pgd, PlainSettings, _plain, "steps of one length, cross-entropy: the papers' PGD"),
@@ -152,6 +165,7 @@ ROWS: dict[str, Row] = {
     "relaxation": Row(relaxation, RelaxationSettings, _relaxation, "APGD from the minimisers of the margins' bounds"),
     "latent": Row(latent, LatentSettings, _latent, "APGD from latent adversarial points of 002", norms=(math.inf,)),
     "descent": Row(descent, DescentSettings, _descent, "lowest margins of linear pieces, exactly"),
+    "nearest": Row(nearest, NearestSettings, _nearest, "APGD at doubled and bisected radii", goal="nearest"),
     "polished": Row(polished, PolishSettings, _polished, "nearest points of linear pieces, exactly", goal="nearest"),
     "linear-region": Row(linear_region, LinearRegionSettings, _regions, "Linear Region Attack", goal="nearest"),
     "fab": Row(fab, FabSettings, _fab, "projections onto decision hyperplanes", goal="nearest"),

@@ -1,4 +1,4 @@
-"""Attacks for the smallest distance, by name: those of the registry whose goal is `nearest`, and the search itself.
+"""Attacks for the smallest distance, by name: those of the registry whose goal is `nearest`.
 
 Attacks with a fixed radius answer another question: whether a ball holds a misclassified point at all.
 """
@@ -11,26 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from robustcli.attacks.closest import PULL_PASSES
 from robustcli.attacks.ensembles import ENSEMBLES, NEAREST_ENSEMBLES, Chosen, Member
-from robustcli.attacks.nearest import SEGMENT_STEPS, nearest
 from robustcli.attacks.registry import ALL, ROWS, Row
-from robustcli.attacks.search import LOOK
-from robustcli.attacks.settings import NearestSettings, WideSettings
-from robustcli.attacks.wide import phases
 from robustcli.errors import UnknownNameError, UsageError, one_line
 from robustcli.norms import norm_name
 
-
-def _passes(settings: NearestSettings, classes: int, p: float) -> int:
-    steps = settings.steps + len(phases(WideSettings(steps=settings.steps)))
-    return LOOK + settings.rounds * (LOOK * steps + SEGMENT_STEPS + 4) + PULL_PASSES
-
-
-SOUGHT: dict[str, Row] = {
-    "nearest": Row(nearest, NearestSettings, _passes, "searches at doubled and bisected radii", goal="nearest"),
-    **{name: row for name, row in ROWS.items() if row.goal == "nearest"},
-}
+SOUGHT: dict[str, Row] = {name: row for name, row in ROWS.items() if row.goal == "nearest"}
 """Every attack for the smallest distance."""
 
 
