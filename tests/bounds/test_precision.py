@@ -103,7 +103,7 @@ def test_rows_of_the_dual_hold(name: str, p: float, eps: float, box: Box, monkey
 def test_rows_that_cancel_are_counted(bound: RowBound) -> None:
     """Active units whose large weights nearly cancel: the row at the input is small, its rounding in float32 is not."""
     wrong = 0
-    for seed in range(12):
+    for seed in range(60):  # how float32 rounds depends on the processor: some of many cancel badly on each
         network = dense([4, 6, 5, 2], seed)
         first, second, last = network.layers[::2]
         first.weight.data.abs_()

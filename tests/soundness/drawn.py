@@ -74,7 +74,9 @@ def drawn(name: str, p: float, box: Box, count: int, seed: int) -> Planted | Non
     for _ in range(TURNS):
         further = _downhill(network, points, labels, near, p, box)
         near = _nearest(network, points, labels, torch.stack([near, further], 1), p)
-    found = near.flatten(1).isfinite().all(1)
+    # Where all logits are alike, rounding decides who wins: no question.
+    clear = margins(network(points), labels) > BEHIND
+    found = near.flatten(1).isfinite().all(1) & clear
     if not bool(found.any()):
         return None
     points, labels, near = points[found], labels[found], near[found]
