@@ -102,7 +102,7 @@ def test_rows_of_the_dual_hold(name: str, p: float, eps: float, box: Box, monkey
 @pytest.mark.parametrize("bound", ROW_BOUNDS)
 def test_rows_that_cancel_are_counted(bound: RowBound) -> None:
     """Active units whose large weights nearly cancel: the row at the input is small, its rounding in float32 is not."""
-    wrong = 0
+    wrong = asked = 0
     for seed in range(60):  # how float32 rounds depends on the processor: some of many cancel badly on each
         network = dense([4, 6, 5, 2], seed)
         first, second, last = network.layers[::2]
@@ -116,12 +116,15 @@ def test_rows_that_cancel_are_counted(bound: RowBound) -> None:
         ball = Ball.around(torch.full((1, 4), 0.5, dtype=torch.float64), 0.2, math.inf, None)
         row = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
         found = bound(network, ball, row.unsqueeze(0), rounded=single(network))
-        assert not any(bounds.unstable.any() for bounds in found.layers)
+        if any(bounds.unstable.any() for bounds in found.layers):
+            continue
+        asked += 1
         matrix = row @ last.weight @ second.weight @ first.weight
         value = network(ball.center) @ row[0]
         rough = (row.float() @ last.weight.float() @ second.weight.float()) @ first.weight.float()
         wrong += float(rough.abs().sum()) < float(matrix.abs().sum())
         assert float(found.margins) <= float(value - 0.2 * matrix.abs().sum())
+    assert asked >= 40
     assert wrong > 0  # float32 alone would have claimed too much
 
 
