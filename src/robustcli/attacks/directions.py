@@ -106,8 +106,9 @@ def direction(p: float) -> Direction:
 
 
 def movable(gradient: Tensor, x: Tensor, ball: Ball) -> Tensor:
-    """The gradient [R, d] without the coordinates that stand at an end of the box and would be pushed out of it."""
-    if ball.box is None:
+    """The gradient [R, d] without the coordinates that stand at an end of the box and would be pushed out of it. For
+    linf, whose projection puts each of them back by itself, all of it."""
+    if ball.box is None or math.isinf(ball.p):
         return gradient
     stuck = ((x <= ball.box[0]) & (gradient > 0)) | ((x >= ball.box[1]) & (gradient < 0))
     return gradient.masked_fill(stuck, 0)

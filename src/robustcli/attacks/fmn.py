@@ -46,6 +46,7 @@ def _run(sight: Sight, numbers: Tensor, settings: FmnSettings) -> Tensor:
     kept, instead = Kept.none(move), sight.afresh()
     farthest = sight.reach.clamp(max=FARTHEST)
     radius = farthest
+    first = settings.step_size or (10.0 if math.isinf(sight.p) else 1.0)
     for step in range(settings.steps):
         margin, wrong, gradient, clear = sight.look(sight.center + move)
         distance = sight.length(move)
@@ -54,7 +55,7 @@ def _run(sight: Sight, numbers: Tensor, settings: FmnSettings) -> Tensor:
             move = sight.random_moves(numbers, torch.minimum(2 * sight.estimate(margin, gradient), farthest))
         cosine = (1 + math.cos(math.pi * step / settings.steps)) / 2
         gamma = settings.last_gamma + (settings.gamma - settings.last_gamma) * cosine
-        length = settings.step_size * sight.side * (LAST + (1 - LAST) * cosine)
+        length = first * sight.side * (LAST + (1 - LAST) * cosine)
         outwards = torch.where(
             kept.distance.isfinite(), (1 + gamma) * radius, distance + sight.estimate(margin + clear, gradient)
         )

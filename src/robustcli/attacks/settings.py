@@ -51,7 +51,7 @@ class ApgdSettings(Strict):
     """APGD inside the ball (l1: from 3 eps inwards)."""
 
     steps: int = Field(100, ge=1, description="gradient steps of each run")
-    restarts: int = Field(5, ge=1, description="runs: one from the point itself, the others random")
+    restarts: int = Field(5, ge=1, description="runs, each from a random point")
 
 
 class TargetedSettings(Strict):

@@ -55,7 +55,9 @@ class FmnSettings(Strict):
 
     steps: int = Field(1000, ge=1, description="gradient steps of each run")
     restarts: int = Field(1, ge=1, description="one run from the point itself, the others from random points")
-    step_size: Positive = Field(1.0, description="l2 length of the first step; the last is a hundredth")
+    step_size: Positive | None = Field(
+        None, description="l2 length of the first step; the last is a hundredth; none: 10 for linf, else 1"
+    )
     gamma: Fraction = Field(0.05, description="first share by which the radius changes")
     last_gamma: Fraction = Field(0.001, description="last such share")
 
