@@ -11,7 +11,7 @@ recipes="digits-fc-plain digits-fc-at-linf digits-fc-kw-linf digits-fc-mmr-unive
 for recipe in $recipes; do
     echo "== $recipe" >&2
     robust train --recipe "$recipe"
-    robust attack --recipe "$recipe" --norm union --points 200 --steps 40 --restarts 2 --quiet
+    robust attack --recipe "$recipe" --norm union --points 200 --attack quick --quiet
     robust certify --recipe "$recipe" --norm union --points 200 --complete --quiet
     robust mip-verify --recipe "$recipe" --points 200 --time-limit 10 --quiet
     robust bound-distance --recipe "$recipe" --norm l2 --points 200 --quiet

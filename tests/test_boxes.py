@@ -94,9 +94,15 @@ def test_distances_to_hyperplanes(p: float) -> None:
 
 
 def test_coordinates_at_their_own_ends_do_not_move() -> None:
-    ball = Ball(LOW.view(1, *SHAPE), torch.ones(1, dtype=torch.float64), math.inf, (LOW, HIGH))
+    """For l1 and l2 before the step, so that others move in their place; for linf the projection puts them back."""
     gradient = torch.tensor([[1.0, -1.0, 1.0, 1.0]], dtype=torch.float64)
-    assert movable(gradient, LOW.unsqueeze(0), ball).tolist() == [[0, -1, 0, 0]]
+    for p in (1.0, 2.0):
+        ball = Ball(LOW.view(1, *SHAPE), torch.ones(1, dtype=torch.float64), p, (LOW, HIGH))
+        assert movable(gradient, LOW.unsqueeze(0), ball).tolist() == [[0, -1, 0, 0]]
+    ball = Ball(LOW.view(1, *SHAPE), torch.ones(1, dtype=torch.float64), math.inf, (LOW, HIGH))
+    stepped = LOW.unsqueeze(0) - 0.5 * movable(gradient, LOW.unsqueeze(0), ball)
+    moved = projector(ball)(stepped.view(1, *SHAPE)).flatten(1) - LOW
+    assert torch.allclose(moved, torch.tensor([[0, 0.5, 0, 0]], dtype=torch.float64), atol=1e-12)
 
 
 def test_sizes() -> None:
