@@ -90,7 +90,7 @@ def test_defaults_of_the_ibp_family_keep_their_values() -> None:
     assert crown == shared | {"name": "crown-ibp", "beta": {"start": 1.0, "end": 0.0}, "tightness": None}
     mixture = Expressive(name="mtl-ibp", norms=["linf"], alpha=0.5).model_dump()
     attack = {"steps": 1, "step_size": 10.0, "radius": 1.0}
-    assert mixture == shared | {"name": "mtl-ibp", "alpha": 0.5, "attack": attack}
+    assert mixture == shared | {"name": "mtl-ibp", "alpha": 0.5, "attack": attack, "bound_radius": {}}
     small = SmallBox(name="sabr", norms=["linf"], ratio=0.5).model_dump()
     assert small == shared | {"name": "sabr", "ratio": 0.5, "attack": {"steps": 8, "step_size": 0.5, "radius": 1.0}}
 

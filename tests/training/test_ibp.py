@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -183,6 +184,21 @@ def test_mixtures_end_at_ibp_and_at_adversarial_training(name: str, union: str) 
     assert attacked == pytest.approx([attacked[0]] * 3, rel=1e-9)
     assert loss(network, {"name": "ibp", "eps_factor": 1e-9} | shared) <= values[0] <= pure
     assert values == sorted(values)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_bounds_of_a_mixture_may_take_smaller_balls_than_its_attack(name: str) -> None:
+    network = NETWORKS["convolutional"]
+    for union in ("hull", "worst", "mean"):
+        shared = {"name": name, "norms": ["l1", "linf"], "union": union}
+        smaller = shared | {"bound_radius": {"l1": 0.25}}
+        assert loss(network, smaller | {"alpha": 0.0}) == loss(network, shared | {"alpha": 0.0})
+        assert loss(network, smaller | {"alpha": 1.0}) < loss(network, shared | {"alpha": 1.0})
+    alone = {"norms": ["l2"], "bound_radius": {"l2": 0.25}, "alpha": 1.0}
+    quarter = loss(network, {"name": "ibp", "norms": ["l2"], "eps_factor": 0.25})
+    assert loss(network, {"name": name} | alone) == pytest.approx(quarter, rel=1e-9)
+    with pytest.raises(ValidationError, match="l1, which norms does not"):
+        objective({"name": name, "norms": ["l2"], "alpha": 0.5, "bound_radius": {"l1": 0.5}})
 
 
 def test_mixtures_are_ordered() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from robustcli.recipes.fields import Fraction, NonNegative, NormName, Number, Positive, Strict
 
@@ -171,6 +171,15 @@ class Expressive(Intervals):
     name: Literal["mtl-ibp", "cc-ibp", "exp-ibp"]
     alpha: Fraction = Field(description="0: the loss of attacked points, 1: that of the bounds")
     attack: InnerAttack = InnerAttack()
+    bound_radius: dict[NormName, Fraction] = Field(
+        {}, description="radius of a norm's bounds in units of its attack's; 1 for norms that are not named"
+    )
+
+    @model_validator(mode="after")
+    def _known_norms(self) -> Expressive:
+        if strange := set(self.bound_radius) - set(self.norms):
+            raise ValueError(f"bound_radius names {', '.join(sorted(strange))}, which norms does not")
+        return self
 
 
 class SmallBox(Intervals):

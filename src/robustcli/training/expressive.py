@@ -10,7 +10,9 @@ attacked point, alpha in [0, 1]:
     SABR             CE(m_b) over a ball of ratio * radius inside the whole one, around an attacked point
 
 CE stands for its mean over the batch (for Exp-IBP: over the share of it that one process sees). De Palma et al. 2024;
-Mueller et al. 2023.
+Mueller et al. 2023. The bounds of a mixture may be asked over smaller balls than the attack: intervals behind a first
+layer of windows take every unit of the l1 ball at its own worst input, though a point of the ball spends its eps once,
+so that at large l1 radii they say little of what backward bounds certify afterwards.
 """
 
 from __future__ import annotations
@@ -157,8 +159,13 @@ class Mixture(ABC):
 
     def __call__(self, batch: Batch) -> tuple[Tensor, list[MarginBounds]]:
         points = worst_of(batch.network, batch.attacked(self.settings.attack), batch.labels)
-        attacked, passes = batch.margins_at(points), batch.bounds(batch.balls)
+        attacked, passes = batch.margins_at(points), batch.bounds(self.bounded(batch.balls))
         return torch.stack([self.mix(found, attacked) for found in batch.union.join(passes)]).mean(), passes
+
+    def bounded(self, balls: Sequence[Ball]) -> list[Ball]:
+        """The balls of the bounds."""
+        shares = [self.settings.bound_radius.get(norm, 1.0) for norm in self.settings.norms]
+        return [replace(ball, eps=share * ball.eps) for ball, share in zip(balls, shares, strict=True)]
 
     @abstractmethod
     def mix(self, bound: Tensor, attacked: Tensor) -> Tensor:
