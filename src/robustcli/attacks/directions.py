@@ -74,11 +74,11 @@ class Sparse:
     def step(self, gradient: Tensor, share: Tensor) -> Tensor:
         weight = gradient.abs()
         keep = (share * weight.shape[1]).long().clamp(1, weight.shape[1])
-        if share.numel() == 1:
-            threshold = weight.topk(int(keep), dim=1).values[:, -1:]
-        else:
-            threshold = weight.sort(dim=1, descending=True).values.gather(1, keep - 1)
-        sign = gradient.sign() * (weight >= threshold)
+        # On a CPU the largest number of all rows is known at once, and the rest need no order.
+        largest = int(keep.max()) if keep.device.type == "cpu" else weight.shape[1]
+        smallest_kept = weight.topk(largest, dim=1).values.gather(1, keep.expand(len(weight), 1) - 1)
+        below = torch.nextafter(smallest_kept, torch.zeros_like(smallest_kept))
+        sign = gradient.sign() * (weight - below).relu_().sign_()
         return sign / sign.abs().sum(1, keepdim=True).clamp(min=1)
 
     def start(self, noise: Tensor) -> Tensor:
@@ -110,5 +110,7 @@ def movable(gradient: Tensor, x: Tensor, ball: Ball) -> Tensor:
     linf, whose projection puts each of them back by itself, all of it."""
     if ball.box is None or math.isinf(ball.p):
         return gradient
-    stuck = ((x <= ball.box[0]) & (gradient > 0)) | ((x >= ball.box[1]) & (gradient < 0))
-    return gradient.masked_fill(stuck, 0)
+    # Arithmetic instead of masks, see `projection`: sign(x - low) is 0 at the low end, else 1.
+    falling = gradient.relu()
+    below, above = (x - ball.box[0]).relu_().sign_(), (ball.box[1] - x).relu_().sign_()
+    return torch.addcmul(falling * below, gradient - falling, above)

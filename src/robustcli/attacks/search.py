@@ -92,9 +92,10 @@ class State:
         self.passes = self.passes + LOOK * ~self.done
         fell = value < self.value
         better = ((value < self.best_value) | hit) & ~self.done
-        self.best = torch.where(better, x, self.best)
+        chosen = better.to(x.dtype)  # lerp is exact at 0 and 1, and several times as fast as where
+        self.best = self.best.lerp(x, chosen)
         self.best_value = torch.where(better, value, self.best_value)
-        self.best_gradient = torch.where(better, gradient, self.best_gradient)
+        self.best_gradient = self.best_gradient.lerp(gradient, chosen)
         self.done = self.done | hit
         self.x, self.value, self.gradient = x, value, gradient
         return fell
