@@ -29,6 +29,32 @@ def test_agrees_with_the_ball(p: float, boxed: bool, seed: int, spread: float, d
 
 
 @pytest.mark.parametrize("p", NORMS)
+def test_a_row_never_depends_on_the_others(p: float) -> None:
+    """Some of these rows end after a few of Newton's steps, others go on alone."""
+    generator = torch.Generator().manual_seed(7)
+    center = torch.rand(64, 300, generator=generator).clamp(min=0.4).sub(0.4)
+    spread = 10 ** (3 * torch.rand(64, 1, generator=generator) - 2)
+    points = center + spread * torch.randn(64, 300, generator=generator)
+    ball = Ball.around(center, 0.7, p, (0.0, 1.0))
+    together = projector(ball)(points)
+    for some in (slice(0, 1), slice(5, 8), slice(20, 64)):
+        assert torch.equal(projector(ball.take(some))(points[some]), together[some])
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_hard_rows_come_out_exactly(p: float) -> None:
+    """Moves that are long against the box, where Newton's steps alone stop short."""
+    generator = torch.Generator().manual_seed(3)
+    center = torch.rand(40, 784, generator=generator, dtype=torch.float64)
+    for eps in (0.05, 1.0, 8.0):
+        ball = Ball.around(center, eps, p, (0.0, 1.0))
+        points = center + 10 ** (4 * torch.rand(40, 784, generator=generator, dtype=torch.float64) - 2) * torch.randn(
+            40, 784, generator=generator, dtype=torch.float64
+        )
+        torch.testing.assert_close(projector(ball)(points), ball.project(points), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("boxed", [True, False])
 def test_float32_stays_inside_up_to_rounding(p: float, boxed: bool) -> None:
     generator = torch.Generator().manual_seed(4)

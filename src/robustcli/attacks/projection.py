@@ -1,11 +1,11 @@
 """Fast Euclidean projection onto ball and box for the inner loop of the attacks.
 
-Same map as `Ball.project`, its multiplier found by a few Newton steps (l1: by sorting where these do not end) instead of a
-long bisection, and without waiting for the device. Rounding may leave a point some 1e-7 outside; every reported point goes
-through `Ball.project` in float64 afterwards (`verify.confirm`).
+Same map as `Ball.project`, its multiplier found by a few Newton steps (l1: by sorting where these do not end) instead
+of a long bisection, and without waiting for the device. Rounding may leave a point some 1e-7 outside; every reported
+point goes through `Ball.project` in float64 afterwards (`verify.confirm`).
 
-Everything entry by entry is arithmetic: on a CPU a comparison of two tensors takes ten times as long as their minimum, and
-a mask thirty times, so that sets are told by sign(relu(.)), which is 1 inside and 0 outside.
+What is done entry by entry is arithmetic: on a CPU a comparison of two tensors takes ten times as long as their
+minimum, and a mask thirty times, so that sets are told by the sign of a difference.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from robustcli.norms import NORMS, norm_name
 
 Projection = Callable[[Tensor], Tensor]
 
-L2_STEPS = 5
-L1_STEPS = 8
+STEPS = {2.0: 3, 1.0: 8}
+"""Newton's steps of all rows on a CPU, where the few rows that need more go on alone. Elsewhere, where asking for them
+would wait for the device, l2 takes more steps with all rows, and l1 sorts."""
+MORE = 5
+"""Newton's steps of l2 in each further round, and how many rounds there are at most."""
 FAR = 1e30
 """A move this much longer ends at the box wherever it starts."""
 
@@ -71,25 +74,45 @@ def _l2_move(delta: Tensor, cap: Tensor | None, eps: Tensor) -> Tensor:
     if cap is None:
         return delta * (eps / total.sqrt().clamp(min=1e-30)).clamp(max=1)
     cap_square = cap * cap
-    radius = eps * eps
-    u = radius / total.clamp(min=1e-30)
-    for _ in range(L2_STEPS):
-        now = torch.minimum(square * u, cap_square)
-        free = torch.linalg.vecdot(square, (cap_square - now).sign_()).unsqueeze(1)
-        u = u + ((radius - now.sum(1, keepdim=True)) / free.clamp(min=1e-30)).clamp_(min=0)
-    return _cut(delta * u.sqrt_().clamp_(max=1), cap)
+    u, radius = eps * eps / total.clamp(min=1e-30), eps * eps
+    if delta.device.type != "cpu":
+        u, _ = _l2_newton(square, cap_square, radius, u, STEPS[2.0] + MORE)
+    else:
+        u, done = _l2_newton(square, cap_square, radius, u, STEPS[2.0])
+        for _ in range(MORE):
+            if not len(rows := (~done).squeeze(1).nonzero().squeeze(1)):
+                break
+            u[rows], done[rows] = _l2_newton(square[rows], cap_square[rows], radius[rows], u[rows], MORE)
+    return _cut(delta * u.sqrt().clamp_(max=1), cap)
+
+
+def _l2_newton(square: Tensor, cap: Tensor, radius: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """u of `_l2_move` after some steps, and for which rows it is found, [B, 1] each; cap and radius squared."""
+    lack = radius
+    for _ in range(steps):
+        now = torch.minimum(square * u, cap)
+        lack = radius - now.sum(1, keepdim=True)
+        free = torch.linalg.vecdot(square, (cap - now).sign_()).unsqueeze(1)
+        u = u + (lack / free.clamp(min=1e-30)).clamp_(min=0)
+    return u, (lack <= _precise(radius)) | (u >= 1)
+
+
+def _precise(radius: Tensor) -> Tensor:
+    """What sums of a norm's parts may be off."""
+    return 64 * torch.finfo(radius.dtype).eps * radius
 
 
 def _l1_move(delta: Tensor, cap: Tensor | None, eps: Tensor) -> Tensor:
-    """sign(delta) clip(|delta| - t, 0, |cap|) with t >= 0 smallest such that the sum is at most eps; shapes as above."""
+    """sign(delta) clip(|delta| - t, 0, |cap|) with the smallest t >= 0 whose sum is at most eps; shapes as above."""
     length = delta.abs()
     limit = length if cap is None else cap.abs()
     fits = torch.minimum(length, limit).sum(1, keepdim=True) <= eps
-    t, done = _newton(length, limit, eps) if length.device.type == "cpu" else (torch.zeros_like(eps), fits)
-    if length.device.type != "cpu":
+    if delta.device.type != "cpu":
         t = _sorted(length, limit, eps)
-    elif rows := (~(done | fits)).squeeze(1).nonzero().squeeze(1).tolist():
-        t[rows] = _sorted(length[rows], limit[rows], eps[rows])
+    else:
+        t, done = _newton(length, limit, eps)
+        if len(rows := (~(done | fits)).squeeze(1).nonzero().squeeze(1)):
+            t[rows] = _sorted(length[rows], limit[rows], eps[rows])
     now = torch.minimum((length - torch.where(fits, 0, t)).relu_(), limit)
     # Sums round; what they leave above eps is taken off evenly.
     return torch.copysign(now * (eps / now.sum(1, keepdim=True).clamp(min=1e-30)).clamp(max=1), delta)
@@ -98,12 +121,12 @@ def _l1_move(delta: Tensor, cap: Tensor | None, eps: Tensor) -> Tensor:
 def _newton(length: Tensor, limit: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     """t of `_l1_move` where the sum is above eps at t = 0, and for which rows it is found: [B, 1] each.
 
-    The sum falls, but bends both ways, so that the root is kept between two ends, and their middle is taken where a step
-    leaves them.
+    The sum falls, but bends both ways, so that the root is kept between two ends, and their middle is taken where a
+    step leaves them.
     """
     t = torch.zeros_like(eps)
     low, high = t, length.amax(1, keepdim=True)
-    for _ in range(L1_STEPS):
+    for _ in range(STEPS[1.0]):
         above = (length - t).relu_()
         cut = (above - limit).relu_()
         excess = (above.sum(1, keepdim=True) - cut.sum(1, keepdim=True)) - eps
@@ -112,7 +135,7 @@ def _newton(length: Tensor, limit: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]
         step = t + excess / slope.clamp(min=1)
         t = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
     now = torch.minimum((length - t).relu_(), limit).sum(1, keepdim=True)
-    return t, (now - eps).abs() <= 64 * torch.finfo(eps.dtype).eps * eps
+    return t, (now - eps).abs() <= _precise(eps)
 
 
 def _sorted(length: Tensor, limit: Tensor, eps: Tensor) -> Tensor:
