@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from robustcli.attacks.contract import Found, Task
 from robustcli.attacks.registry import ROWS
@@ -117,14 +118,36 @@ def test_one_answer_per_point_whatever_the_order_of_attacks(network: Network, tm
     methods = [record.method for record in found]
     assert methods == sorted(methods, key=["fgsm", "apgd-margin"].index)
     for record in found:
-        tried = record.details["attacks"]
+        tried, reach = record.details["attacks"], record.details.get("in_reach")
         assert list(tried) == (["fgsm"] if record.method == "fgsm" else ["fgsm", "apgd-margin"])
+        # After the first attack classes are ruled out, and points without one left are not attacked again.
+        assert (reach is None) == (record.method == "fgsm" and record.witness is not None)
+        assert (record.reason == "no class in reach") == (reach == [])
+        assert reach != [] or record.method == "fgsm"
         assert [one["broke"] for one in tried.values()] == [
             name == record.method and record.witness is not None for name in tried
         ]
-        assert record.seconds == pytest.approx(sum(one["seconds"] for one in tried.values()))
+        bounding = record.seconds - sum(one["seconds"] for one in tried.values())
+        assert bounding == pytest.approx(0) if reach is None else bounding > 0
         if record.witness is not None:
             assert load(tmp_path / record.witness).found_by == record.method
+
+
+@pytest.mark.parametrize("norm", list(EPS))
+def test_ruling_out_classes_loses_no_point(network: Network, norm: str) -> None:
+    """`each` asks every attack about every class; in turn, classes out of reach are left out: the same points fall."""
+    out_of_reach = 0
+    for factor in (0.3, 0.7, 1.5):
+        asked = batch(network, norm, factor * EPS[norm], count=40)
+        fallen = []
+        for each in (False, True):
+            settings = Settings.named(["fgsm", "apgd-t", "apgd-margin"], asked.ball.p, each=each, steps=30)
+            found = in_order(Attacker(network, settings)(asked))
+            fallen.append([record.index for record in found if record.verdict == "vulnerable"])
+            out_of_reach += sum(record.reason == "no class in reach" for record in found)
+            assert each is False or all("in_reach" not in record.details for record in found)
+        assert fallen[0] == fallen[1]
+    assert out_of_reach > 0
 
 
 def test_a_false_claim_is_not_believed(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +191,10 @@ def test_the_lowest_point_found_is_where_attacks_with_a_radius_may_begin(
         seen.update(zip(range(len(task)), task.near, strict=True))
         return task.nothing()
 
+    def everything(exact: Network, ball: Ball, labels: Tensor) -> Tensor:
+        return torch.arange(exact.classes) != labels.unsqueeze(1)
+
+    monkeypatch.setattr("robustcli.evaluation.attack.in_reach", everything)
     monkeypatch.setitem(ROWS, "fgsm", replace(ROWS["fgsm"], attack=look))
     (search,), (last,) = QUICK.attacks, Settings.only("fgsm").attacks
     records = in_order(Attacker(network, Settings(attacks=[search, last], each=each))(asked))

@@ -1,6 +1,7 @@
 """`robust attack`: known witnesses first, then attacks in turn, each on the points that still stand.
 
-A failed search proves nothing, so the point stays unknown.
+A failed search proves nothing, so the point stays unknown. Points that stand after the first of several attacks are
+asked which classes they can reach at all (`attacks.reach`); the next attacks aim at no other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from robustcli.attacks.contract import Found, Task
 from robustcli.attacks.ensembles import Chosen, choose
 from robustcli.attacks.noise import point_seeds
+from robustcli.attacks.reach import in_reach
 from robustcli.attacks.registry import fitted, row
 from robustcli.attacks.search import padded
 from robustcli.attacks.training import evaluating
@@ -80,6 +82,7 @@ class Log:
     margin: the smallest margin found; `point` is where.
     name: of the stored witness.
     cut: some attack could not spend all it would have spent.
+    reach: classes not proved out of reach, [K] bool; None where that was not asked; `bounding` is its seconds.
     near: the nearest misclassified point known, outside the ball; low: the point of the ball with the smallest margin
         that an attack has found (not where each attack is asked about every point: it then stands alone).
     """
@@ -89,6 +92,8 @@ class Log:
     margin: float = float("inf")
     name: str | None = None
     cut: bool = False
+    reach: Tensor | None = None
+    bounding: float = 0.0
     near: Tensor | None = None
     low: Tensor | None = None
 
@@ -98,7 +103,12 @@ class Log:
 
     @property
     def seconds(self) -> float:
-        return sum(tried["seconds"] for tried in self.tried.values())
+        return self.bounding + sum(tried["seconds"] for tried in self.tried.values())
+
+    @property
+    def safe(self) -> bool:
+        """No class is in reach: nothing is left to search for."""
+        return self.reach is not None and not bool(self.reach.any())
 
 
 class Attacker:
@@ -128,17 +138,31 @@ class Attacker:
             self._replay(batch, place, logs[place])
         told = set()
         for number, chosen in enumerate(self.settings.attacks):
-            rows = [place for place, log in enumerate(logs) if log.by is None or self.settings.each]
-            for some in torch.tensor(rows, dtype=torch.int64, device=batch.points.device).split(self.chunk):
-                if len(some):
-                    self._attack(batch, some, logs, chosen, self._name(number))
+            standing = [place for place, log in enumerate(logs) if log.by is None and not log.safe]
+            for some in self._chunks(batch, list(range(len(logs))) if self.settings.each else standing):
+                self._attack(batch, some, logs, chosen, self._name(number))
+            if number == 0 and len(self.settings.attacks) > 1 and not self.settings.each and not self.clock.over():
+                for some in self._chunks(batch, [place for place, log in enumerate(logs) if log.by is None]):
+                    self._bound(batch, some, logs)
             for place, log in enumerate(logs):
-                if log.by is not None and not self.settings.each and place not in told:
+                if (log.safe or (log.by is not None and not self.settings.each)) and place not in told:
                     told.add(place)
                     yield self._record(batch, place, log)
         for place, log in enumerate(logs):
             if place not in told:
                 yield self._record(batch, place, log)
+
+    def _chunks(self, batch: Batch, places: list[int]) -> Sequence[Tensor]:
+        """Places of the batch in portions."""
+        return torch.tensor(places, dtype=torch.int64, device=batch.points.device).split(self.chunk) if places else ()
+
+    def _bound(self, batch: Batch, rows: Tensor, logs: list[Log]) -> None:
+        """Which classes some of the points can reach."""
+        begin = time.monotonic()
+        with evaluating(self.exact):
+            found = in_reach(self.exact, batch.ball.take(rows).to(torch.float64), batch.labels[rows])
+        for number, place in enumerate(rows.tolist()):
+            logs[place].reach, logs[place].bounding = found[number], (time.monotonic() - begin) / len(rows)
 
     def _name(self, number: int) -> str:
         """How an attack appears in the records: its name, with a number where it is asked several times."""
@@ -177,7 +201,9 @@ class Attacker:
             known = log.low if goal == "radius" and log.low is not None else log.near
             if known is not None:
                 near[number] = known
-        return Task.of(self.network, batch.ball.take(rows), labels, seeds, near=near, exact=self.exact)
+        reach = [logs[place].reach for place in rows.tolist()]
+        rivals = None if None in reach else torch.stack(reach)
+        return Task.of(self.network, batch.ball.take(rows), labels, seeds, rivals, near, self.exact)
 
     def _keep(
         self, batch: Batch, rows: Tensor, logs: list[Log], found: Found, name: str, found_by: str, seconds: float
@@ -240,7 +266,12 @@ class Attacker:
 
     def _record(self, batch: Batch, place: int, log: Log) -> PointRecord:
         fallen = log.by is not None
-        reason = None if fallen else f"attack budget of {self.budget} ran out" if log.cut else "attack failed"
+        reason = "no class in reach" if log.safe else "attack failed"
+        if log.cut and not log.safe:
+            reason = f"attack budget of {self.budget} ran out"
+        told: dict[str, Any] = {} if fallen else {"smallest_margin": log.margin}
+        if log.reach is not None:
+            told["in_reach"] = log.reach.nonzero().squeeze(1).tolist()
         return PointRecord(
             index=int(batch.indices[place]),
             label=int(batch.labels[place]),
@@ -249,7 +280,7 @@ class Attacker:
             method=log.by or next(reversed(log.tried), self.settings.attacks[0].name),
             margin_upper=log.margin if fallen else None,
             witness=log.name,
-            reason=reason,
+            reason=None if fallen else reason,
             seconds=log.seconds,
-            details={"attacks": log.tried} | ({} if fallen else {"smallest_margin": log.margin}),
+            details={"attacks": log.tried} | told,
         )
