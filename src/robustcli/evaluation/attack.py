@@ -35,6 +35,9 @@ from robustcli.results.witnesses import Place
 CHUNK = {"cpu": 64, "cuda": 2048}
 """Points attacked at once, by device type: one full block of rows in the first round; on a GPU many."""
 
+PORTIONS = 8
+"""Portions of a batch: the few points that stand after the first attacks fill the blocks of the next ones together."""
+
 EVERY_POINT = 1 << 20
 """Points of a batch under a time limit: each attack goes through all of them before the next one starts."""
 
@@ -128,7 +131,7 @@ class Attacker:
         self.budget = Budget.parse(settings.budget)
         self.clock = Clock(self.budget)
         self.chunk = CHUNK.get(network.device.type, CHUNK["cpu"])
-        self.batch_size = self.chunk if self.budget.seconds is None else EVERY_POINT
+        self.batch_size = PORTIONS * self.chunk if self.budget.seconds is None else EVERY_POINT
 
     def __call__(self, batch: Batch) -> Iterator[PointRecord]:
         """One record per point, as soon as it is decided: `vulnerable` with a stored witness, or `unknown` with the
