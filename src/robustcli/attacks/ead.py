@@ -3,8 +3,8 @@
     min over x in the box of  c max(f_y - max f_t, 0) + ||x - x0||_2^2 + beta ||x - x0||_1
 
 by FISTA with steps falling like sqrt(1 - k / steps), for several c as in Carlini & Wagner's attack. A search goes on
-where the last one ended, as the public program torchattacks does; starting anew, as in the paper, ends a quarter farther
-away. What counts as nearest is the norm of the task. Lengths count in units of the longest side of the box.
+where the last one ended, as in the program torchattacks: starting anew, as in the paper, ends a quarter farther away.
+What counts as nearest is the norm of the task. Lengths count in units of the longest side of the box.
 """
 
 from __future__ import annotations
