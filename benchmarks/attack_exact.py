@@ -1,9 +1,10 @@
 """Distances found over exact distances, in the manner of 000 Figure 4: the sorted ratios of every attack.
 
     python benchmarks/attack_strength.py nearest --net mnist-fc1-mmr-l2 --norm l2 --points 200
-    python benchmarks/attack_exact.py --net mnist-fc1-mmr-l2 --norm l2 --points 200 --regions 50
+    python benchmarks/attack_exact.py --net mnist-fc1-mmr-l2 --norm l2 --points 200 --complete 60
 
-Exact are points at which the lower and the upper bound of `robust bound-distance` meet; for both, all that was found is
+Exact are points at which the lower and the upper bound of `robust bound-distance` meet: by neighbouring regions, or with
+`--complete` by complete verification of the ball up to the nearest point known, for so many seconds. For both, all that was found is
 used, also by the attacks compared here: an attack's point shorter than the upper bound replaces it. Prints one JSON
 document; with matplotlib and `--plot`, the curves as well.
 """
@@ -29,14 +30,14 @@ SHARES = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0]
 BOUNDS = "bound-distance"
 
 
-def bounded(net: Net, cells: Cells, norm: str, regions: int | None) -> dict[int, tuple[float, float]]:
+def bounded(net: Net, cells: Cells, norm: str, how: dict[str, Any]) -> dict[int, tuple[float, float]]:
     """Lower and upper bound of every correctly classified point; what is there already is not asked again."""
     done = cells.merged(BOUNDS, "between")
     todo = [row for row in net.correct() if str(row) not in done]
     for first in range(0, len(todo), PIECE):
         index = todo[first : first + PIECE]
         begin = time.process_time()
-        found = distance(net.network, *net.rows(index), norm=norm, box=BOX, regions=regions)
+        found = distance(net.network, *net.rows(index), norm=norm, box=BOX, **how)
         between = {str(row): [float(found.lower[at]), float(found.upper[at])] for at, row in enumerate(index)}
         cells.add({"side": BOUNDS, "points": index, "between": between, "seconds": time.process_time() - begin})
         print(f"bound-distance: {first + len(index)} of {len(todo)} points", flush=True)
@@ -88,6 +89,9 @@ def main() -> None:
     parser.add_argument("--norm", default="l2")
     parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--regions", type=int, help="neighbouring regions to explore; all by default")
+    parser.add_argument(
+        "--complete", type=float, metavar="SECONDS", help="verify completely instead, this long a point"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/attack-strength"))
     parser.add_argument("--plot", type=Path, help="a PNG file")
     arguments = parser.parse_args()
@@ -95,7 +99,10 @@ def main() -> None:
     keep_memory()
     net = Net(arguments.net, arguments.points)
     cells = Cells(arguments.out / arguments.net / f"{arguments.norm}-nearest.jsonl")
-    between = bounded(net, cells, arguments.norm, arguments.regions)
+    how: dict[str, Any] = {"regions": arguments.regions}
+    if arguments.complete is not None:
+        how = {"methods": ["complete"], "time_limit": arguments.complete, "attacks": "standard"}
+    between = bounded(net, cells, arguments.norm, how)
     sides = [side for side in cells.sides() if side != BOUNDS]
     found = {side: cells.merged(side, "distance") for side in sides}
     asked = [{point for line in cells.of(side) for point in line["points"]} for side in sides]

@@ -22,7 +22,8 @@ from robustcli.evaluation import distance_upper
 from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.cascade import Budget, Context, State
 from robustcli.evaluation.certify import BOUNDS, Certifier, Settings, stages
-from robustcli.evaluation.distance_methods import METHODS, Work, certified
+from robustcli.evaluation.distance_methods import METHODS, certified
+from robustcli.evaluation.distance_work import Work
 from robustcli.evaluation.exact import ExactVerifier
 from robustcli.evaluation.exact import Settings as ExactSettings
 from robustcli.mip.solver import SOLVERS

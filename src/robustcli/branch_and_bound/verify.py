@@ -46,6 +46,7 @@ AT_ONCE = 3  # splits of a domain in one go while the pool is small
 ATTACKED = 16  # domains of a batch from whose minimisers counterexamples are looked for
 HULLS = Schedule(60, 0.1, 0.0, 0.95)
 COUPLED = coupling.Course(100, 0.965)
+PLAIN = 16  # domains of all targets together before each target gets parabolas and lines of its own
 SHORT = 256  # domains before the hidden bounds are refined
 PART = 2048  # domains of a part before it is divided
 MANY = 4096  # domains after which each is optimised for longer
@@ -170,7 +171,7 @@ class _Search:
         if not hulls.known(system):
             self.search(Beginning.plain(system, self.open), nodes)
             return
-        self.search(Beginning.plain(system, self.open), 0)
+        self.search(Beginning.plain(system, self.open), PLAIN if math.isfinite(nodes) else 0)
         if self.goes_on():
             found = self.hulled(Beginning.plain(system, self.open))
             for beginning in found:

@@ -24,12 +24,15 @@ def bound_distance(
         typer.Option(
             "--method",
             "-m",
-            help="region, boxed, neighbours, universal, kw, crown, alpha; repeatable. (default: the first five)",
+            help="region, boxed, neighbours, universal, kw, crown, alpha, complete; repeatable. (default: first five)",
         ),
     ] = None,
     regions: Annotated[
         str, typer.Option("--regions", metavar="M", help="Neighbouring regions to explore: a number, or all.")
     ] = "5",
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", min=0, help="Seconds a point for --method complete. (default: 60)")
+    ] = None,
     names: Annotated[
         list[str] | None,
         typer.Option("--attack", "-a", metavar="NAME", help="Attack or ensemble, repeatable. (default: quick)"),
@@ -51,14 +54,15 @@ def bound_distance(
 
     Lower bounds: the linear region around the point, with and without the input box; its neighbours, nearest first; the
     universal radius for any p >= 1 (`--norm 1.5`); the largest radius that the bound of KW, CROWN or alpha-CROWN
-    certifies. Upper bounds: points behind decision hyperplanes, known witnesses, attacks in turn, each from the nearest
-    point so far, and the nearest point of the pieces they end in.
+    certifies; on request the one that branch and bound verifies (`--method complete`), mostly the distance itself.
+    Upper bounds: points behind decision hyperplanes, known witnesses, attacks in turn, each from the nearest point so
+    far, and the nearest point of the pieces they end in.
 
     Examples:
 
       robust bound-distance --recipe digits-fc-mmr-linf --norm l2
 
-      robust bound-distance --recipe digits-fc-mmr-linf --norm l2 --attack standard
+      robust bound-distance --recipe digits-fc-mmr-linf --norm l2 --attack standard --method complete
     """
     if no_attack and (names or each):
         raise UsageError("--no-attack goes with neither --attack nor --each", "leave one of them out")
@@ -71,6 +75,10 @@ def bound_distance(
     options = {"steps": steps, "restarts": restarts, "targets": targets}
     if method is not None:
         values["methods"] = method
+    if time_limit is not None:
+        if "complete" not in (method or ()):
+            raise UsageError("--time-limit limits --method complete, which is not asked for", "add --method complete")
+        values["time_limit"] = time_limit
     if memory is not None:
         values["memory"] = size(memory)
 

@@ -19,6 +19,7 @@ WORDS = {
     "kw": "KW bound",
     "crown": "CROWN",
     "alpha": "alpha-CROWN",
+    "complete": "branch and bound",
 }
 
 

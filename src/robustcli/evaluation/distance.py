@@ -22,11 +22,13 @@ from robustcli.boxes import Box
 from robustcli.errors import ContradictionError, UnknownNameError, UsageError
 from robustcli.evaluation import distance_attacks, distance_upper
 from robustcli.evaluation.batch import Batch
-from robustcli.evaluation.distance_methods import DEFAULT, METHODS, Work
+from robustcli.evaluation.certify import SECONDS
+from robustcli.evaluation.distance_methods import DEFAULT, METHODS
+from robustcli.evaluation.distance_work import Work
 from robustcli.evaluation.known import Pool
 from robustcli.networks.network import Network, margins
 from robustcli.norms import norm_name
-from robustcli.recipes.fields import Strict
+from robustcli.recipes.fields import NonNegative, Strict
 from robustcli.regions.box import check_exponent
 from robustcli.regions.certificate import RegionBound
 from robustcli.regions.pieces import COPIES
@@ -49,6 +51,7 @@ class Settings(Strict):
     each: bool = Field(default=False, description="every attack from scratch about every point")
     seed: int = Field(default=0, description="of the attacks' random starts")
     polish: int = Field(default=8, ge=0, description="linear pieces in which the nearest point found is made exact")
+    time_limit: NonNegative = Field(default=SECONDS, description="seconds a point for `complete`")
     memory: int = Field(default=MEMORY, gt=0, exclude=True, description="bytes for one piece; changes no answer")
 
     @field_validator("methods")
@@ -67,7 +70,8 @@ class Settings(Strict):
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the newer settings where they are not set, so that questions asked before stay the same ones."""
         values: dict[str, Any] = dump(self)
-        return {name: value for name, value in values.items() if name not in ("attacks", "each") or value}
+        needed = {"attacks": bool(self.attacks), "each": self.each, "time_limit": "complete" in self.methods}
+        return {name: value for name, value in values.items() if needed.get(name, True)}
 
     @property
     def searches(self) -> list[Chosen]:
@@ -115,7 +119,7 @@ class DistanceBounder:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> list[PointRecord]:
         begin, settings = time.monotonic(), self.settings
-        work = Work(self.exact, batch, settings.regions, settings.memory)
+        work = Work(self.exact, batch, settings.regions, settings.memory, settings.time_limit)
         distance_upper.start(work)
         distance_attacks.replay(work, self.known)
         distance_attacks.attack(work, self.network, settings.searches, settings.seed, settings.each)

@@ -19,10 +19,9 @@ from robustcli.attacks.sought import SOUGHT, distinct, searched_norms
 from robustcli.attacks.training import evaluating
 from robustcli.attacks.verify import misclassified
 from robustcli.balls import Ball, vector_norm
-from robustcli.evaluation.distance_methods import Work
+from robustcli.evaluation.distance_work import Work
 from robustcli.evaluation.known import Pool, nearest_of, stacked
 from robustcli.networks.network import Network
-from robustcli.regions.incumbents import Incumbent
 from robustcli.results.attacks import REPLAY
 
 
@@ -38,7 +37,7 @@ def replay(work: Work, pool: Pool) -> None:
             continue
         distance = float(vector_norm((candidates[best] - work.batch.points[row]).flatten(), work.ball.p))
         work.note(row, REPLAY, distance, None, 0, time.monotonic() - begin)
-        _take(known, candidates[best], distance, REPLAY)
+        known.take(candidates[best], distance, REPLAY)
 
 
 def attack(work: Work, network: Network, attacks: Sequence[Chosen], seed: int, each: bool) -> None:
@@ -77,10 +76,4 @@ def _attacked(work: Work, network: Network, rows: Tensor, chosen: Chosen, name: 
         known, reached = work.known[row], float(distance[place])
         start = None if near is None or known.distance == torch.inf else known.distance
         work.note(row, name, reached, start, int(passes[place]), seconds)
-        _take(known, best[place], reached, name)
-
-
-def _take(known: Incumbent, point: Tensor, distance: float, source: str) -> None:
-    """Take a misclassified point [*input_shape], judged already, if it is nearer than the one known."""
-    if distance < known.distance:
-        known.point, known.distance, known.source = point, distance, source
+        known.take(best[place], reached, name)

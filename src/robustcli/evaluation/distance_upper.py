@@ -14,7 +14,7 @@ from torch import Tensor
 from robustcli.attacks.verify import misclassified
 from robustcli.balls import vector_norm
 from robustcli.boxes import clipped
-from robustcli.evaluation.distance_methods import Work
+from robustcli.evaluation.distance_work import Work
 from robustcli.regions.affine import decision_rows
 from robustcli.regions.box import box_projection, projection
 from robustcli.regions.incumbents import Incumbent

@@ -53,6 +53,13 @@ class Incumbent:
     distance: float = math.inf
     source: str = "none"
 
+    def take(self, point: Tensor, distance: float, source: str) -> bool:
+        """Take a misclassified point [*input_shape], judged already, if it is nearer than the one known."""
+        nearer = distance < self.distance
+        if nearer:
+            self.point, self.distance, self.source = point, distance, source
+        return nearer
+
     @torch.no_grad()
     def offer(self, move: Array, source: str) -> bool:
         """Take the nearest misclassified point just beyond x + move [d], if it is nearer than the one known."""

@@ -13,7 +13,7 @@ MEETS = 1e-6
 """Relative difference up to which a proved lower distance and that of a point found count as equal: a misclassified
 point lies a little behind the tie whose distance is proved."""
 BINS = 20
-ORDER = ("region", "boxed", "neighbours", "universal", "kw", "crown", "alpha")
+ORDER = ("region", "boxed", "neighbours", "universal", "kw", "crown", "alpha", "complete")
 """The methods in the order their cumulative best is shown."""
 
 
