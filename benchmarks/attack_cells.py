@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +119,17 @@ def verdicts(net: Net, cells: Cells, question: Question, limit: float) -> dict[i
 def ours(pair: Pair) -> Side | None:
     """Our side of a pair, or None where the attack is not there."""
     from robustcli.attacks.ensembles import ENSEMBLES, choose
+    from robustcli.attacks.reach import in_reach
     from robustcli.attacks.registry import ROWS as ATTACKS
 
     if pair.ours in ENSEMBLES:
 
         def together(net: Net, task: Task, index: list[int]) -> Answer:
             found = task.nothing()
-            for chosen in choose([pair.ours], task.ball.p):
-                standing = (~found.success).nonzero().squeeze(1)
+            for number, chosen in enumerate(choose([pair.ours], task.ball.p)):
+                if number == 1:  # as `robust attack` does
+                    task = replace(task, rivals=in_reach(net.exact, task.ball, task.labels))
+                standing = (~found.success & task.rivals.any(1)).nonzero().squeeze(1)
                 if len(standing):
                     now = ATTACKS[chosen.name].attack(task.take(standing), chosen.resolved())
                     now = now.spent(found.passes[standing])

@@ -3,8 +3,8 @@
     python benchmarks/attack_strength.py nearest --net mnist-fc1-mmr-l2 --norm l2 --points 200
     python benchmarks/attack_exact.py --net mnist-fc1-mmr-l2 --norm l2 --points 200 --complete 60
 
-Exact are points at which the lower and the upper bound of `robust bound-distance` meet: by neighbouring regions, or with
-`--complete` by complete verification of the ball up to the nearest point known, for so many seconds. For both, all that was found is
+Exact are points at which the lower and the upper bound of `robust bound-distance` meet: by neighbouring regions, or
+with `--complete` by complete verification of the ball up to the nearest point known. For both, all that was found is
 used, also by the attacks compared here: an attack's point shorter than the upper bound replaces it. Prints one JSON
 document; with matplotlib and `--plot`, the curves as well.
 """
