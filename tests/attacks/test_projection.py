@@ -55,6 +55,16 @@ def test_hard_rows_come_out_exactly(p: float) -> None:
 
 
 @pytest.mark.parametrize("p", NORMS)
+def test_large_and_infinite_radii_leave_only_the_box(p: float) -> None:
+    """Also where a coordinate has not moved at all."""
+    center = torch.tensor([[0.5, 0.5, 0.5]])
+    points = torch.tensor([[0.5, 1.0000001, 0.2]])
+    for eps in (1e5, 1e20, math.inf):
+        found = projector(Ball(center, torch.tensor([eps]), p, (0.0, 1.0)))(points)
+        torch.testing.assert_close(found, torch.tensor([[0.5, 1.0, 0.2]]))
+
+
+@pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("boxed", [True, False])
 def test_float32_stays_inside_up_to_rounding(p: float, boxed: bool) -> None:
     generator = torch.Generator().manual_seed(4)

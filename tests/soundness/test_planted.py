@@ -220,7 +220,7 @@ DISTANCES = {**METHODS, "alpha": certified(partial(alpha, effort=LOW.search))}
 def test_no_certified_distance_reaches_a_planted_input(p: float, box: Box) -> None:
     """Theorem 3.1 and its neighbours, universal radii, the search for the largest radius of several bounds."""
     for each in asked(p, box, part("interval", p, None))[::5]:
-        work = Work(each.network, each.take([0]).batch(0.0), regions=5, memory=2**28)
+        work = Work(each.network, each.take([0]).batch(0.0), regions=5, memory=2**28, seconds=5.0)
         distance_upper.start(work)
         for name, method in DISTANCES.items():
             found = method(work)

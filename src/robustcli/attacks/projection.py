@@ -29,7 +29,7 @@ would wait for the device, l2 takes more steps with all rows, and l1 sorts."""
 MORE = 5
 """Newton's steps of l2 in each further round, and how many rounds there are at most."""
 FAR = 1e30
-"""A move this much longer ends at the box wherever it starts."""
+"""A move this much longer ends at the box (one so short that it does not is shorter than any box all the same)."""
 
 
 def projector(ball: Ball) -> Projection:
@@ -46,13 +46,14 @@ def projector(ball: Ball) -> Projection:
     move, shape, center = _MOVES[ball.p], ball.center.shape, ball.center.flatten(1)
     eps = ball.eps.unsqueeze(1)
     room = None if ball.box is None else ball.box_room()
+    lowest = None if room is None else -room[0]
     box: Any = ball.box
 
     def project(points: Tensor) -> Tensor:
         delta = points.flatten(1) - center
-        if room is None:
+        if room is None or lowest is None:
             return (center + move(delta, None, eps)).view(shape)
-        cap = torch.clamp(delta * FAR, -room[0], room[1])
+        cap = torch.clamp(delta * FAR, lowest, room[1])
         # center + (box end - center) may round past the box end.
         return (center + move(delta, cap, eps)).clamp_(*box).view(shape)
 
@@ -74,7 +75,8 @@ def _l2_move(delta: Tensor, cap: Tensor | None, eps: Tensor) -> Tensor:
     if cap is None:
         return delta * (eps / total.sqrt().clamp(min=1e-30)).clamp(max=1)
     cap_square = cap * cap
-    u, radius = eps * eps / total.clamp(min=1e-30), eps * eps
+    radius = eps * eps
+    u = (radius / total.clamp(min=1e-30)).clamp_(max=1)
     if delta.device.type != "cpu":
         u, _ = _l2_newton(square, cap_square, radius, u, STEPS[2.0] + MORE)
     else:
@@ -83,17 +85,17 @@ def _l2_move(delta: Tensor, cap: Tensor | None, eps: Tensor) -> Tensor:
             if not len(rows := (~done).squeeze(1).nonzero().squeeze(1)):
                 break
             u[rows], done[rows] = _l2_newton(square[rows], cap_square[rows], radius[rows], u[rows], MORE)
-    return _cut(delta * u.sqrt().clamp_(max=1), cap)
+    return _cut(delta * u.sqrt(), cap)
 
 
-def _l2_newton(square: Tensor, cap: Tensor, radius: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """u of `_l2_move` after some steps, and for which rows it is found, [B, 1] each; cap and radius squared."""
+def _l2_newton(square: Tensor, cap_square: Tensor, radius: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """u <= 1 of `_l2_move` after some steps, and for which rows it is found, [B, 1] each; radius squared."""
     lack = radius
     for _ in range(steps):
-        now = torch.minimum(square * u, cap)
+        now = torch.minimum(square * u, cap_square)
         lack = radius - now.sum(1, keepdim=True)
-        free = torch.linalg.vecdot(square, (cap - now).sign_()).unsqueeze(1)
-        u = u + (lack / free.clamp(min=1e-30)).clamp_(min=0)
+        free = torch.linalg.vecdot(square, (cap_square - now).sign_()).unsqueeze(1)
+        u = (u + (lack / free.clamp(min=1e-30)).clamp_(min=0)).clamp_(max=1)
     return u, (lack <= _precise(radius)) | (u >= 1)
 
 

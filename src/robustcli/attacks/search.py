@@ -92,7 +92,7 @@ class State:
         self.passes = self.passes + LOOK * ~self.done
         fell = value < self.value
         better = ((value < self.best_value) | hit) & ~self.done
-        chosen = better.to(x.dtype)  # lerp is exact at 0 and 1, and several times as fast as where
+        chosen = better.to(x.dtype)  # lerp is exact at 0 and 1 for finite numbers, and faster than where
         self.best = self.best.lerp(x, chosen)
         self.best_value = torch.where(better, value, self.best_value)
         self.best_gradient = self.best_gradient.lerp(gradient, chosen)

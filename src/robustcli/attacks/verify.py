@@ -53,12 +53,12 @@ def _inside(ball: Ball, points: Tensor) -> Tensor:
     """The points, those outside projected: quickly, and by bisection where rounding leaves that outside."""
     outside = (~ball.contains(points)).nonzero().squeeze(1)
     if len(outside):
-        points = points.clone()
+        asked, points = points[outside], points.clone()
         near = ball.take(outside)
-        points[outside] = projector(near)(points[outside])
+        points[outside] = projector(near)(asked)
         still = (~Ball(near.center, near.eps * (1 + SHRINK / 2), ball.p, ball.box).contains(points[outside])).nonzero()
         rows = outside[still.squeeze(1)]
-        points[rows] = ball.take(rows).project(points[rows])
+        points[rows] = ball.take(rows).project(asked[still.squeeze(1)])
     return points
 
 

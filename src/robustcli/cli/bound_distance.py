@@ -76,8 +76,6 @@ def bound_distance(
     if method is not None:
         values["methods"] = method
     if time_limit is not None:
-        if "complete" not in (method or ()):
-            raise UsageError("--time-limit limits --method complete, which is not asked for", "add --method complete")
         values["time_limit"] = time_limit
     if memory is not None:
         values["memory"] = size(memory)

@@ -23,7 +23,7 @@ from robustcli.attacks.registry import fitted, row
 from robustcli.attacks.search import padded
 from robustcli.attacks.training import evaluating
 from robustcli.attacks.verify import confirm
-from robustcli.evaluation.batch import Batch
+from robustcli.evaluation.batch import BOUNDED, Batch
 from robustcli.evaluation.budget import Budget, Clock
 from robustcli.evaluation.known import Pool, nearest_of, stacked
 from robustcli.networks.network import Network
@@ -142,11 +142,11 @@ class Attacker:
         told = set()
         for number, chosen in enumerate(self.settings.attacks):
             standing = [place for place, log in enumerate(logs) if log.by is None and not log.safe]
-            for some in self._chunks(batch, list(range(len(logs))) if self.settings.each else standing):
+            asked = list(range(len(logs))) if self.settings.each else standing
+            for some in _portions(batch, asked, self.chunk):
                 self._attack(batch, some, logs, chosen, self._name(number))
-            if number == 0 and len(self.settings.attacks) > 1 and not self.settings.each and not self.clock.over():
-                for some in self._chunks(batch, [place for place, log in enumerate(logs) if log.by is None]):
-                    self._bound(batch, some, logs)
+            if number == 0 and len(self.settings.attacks) > 1 and not self.settings.each:
+                self._bound(batch, [place for place, log in enumerate(logs) if log.by is None], logs)
             for place, log in enumerate(logs):
                 if (log.safe or (log.by is not None and not self.settings.each)) and place not in told:
                     told.add(place)
@@ -155,17 +155,16 @@ class Attacker:
             if place not in told:
                 yield self._record(batch, place, log)
 
-    def _chunks(self, batch: Batch, places: list[int]) -> Sequence[Tensor]:
-        """Places of the batch in portions."""
-        return torch.tensor(places, dtype=torch.int64, device=batch.points.device).split(self.chunk) if places else ()
-
-    def _bound(self, batch: Batch, rows: Tensor, logs: list[Log]) -> None:
-        """Which classes some of the points can reach."""
-        begin = time.monotonic()
-        with evaluating(self.exact):
-            found = in_reach(self.exact, batch.ball.take(rows).to(torch.float64), batch.labels[rows])
-        for number, place in enumerate(rows.tolist()):
-            logs[place].reach, logs[place].bounding = found[number], (time.monotonic() - begin) / len(rows)
+    def _bound(self, batch: Batch, places: list[int], logs: list[Log]) -> None:
+        """Which classes some of the points can reach, as far as a budget of time goes."""
+        for rows in _portions(batch, places, BOUNDED.get(self.network.device.type, BOUNDED["cpu"])):
+            if self.clock.over():
+                return
+            begin = time.monotonic()
+            with evaluating(self.exact):
+                found = in_reach(self.exact, batch.ball.take(rows).to(torch.float64), batch.labels[rows])
+            for number, place in enumerate(rows.tolist()):
+                logs[place].reach, logs[place].bounding = found[number], (time.monotonic() - begin) / len(rows)
 
     def _name(self, number: int) -> str:
         """How an attack appears in the records: its name, with a number where it is asked several times."""
@@ -204,9 +203,12 @@ class Attacker:
             known = log.low if goal == "radius" and log.low is not None else log.near
             if known is not None:
                 near[number] = known
-        reach = [logs[place].reach for place in rows.tolist()]
-        rivals = None if None in reach else torch.stack(reach)
-        return Task.of(self.network, batch.ball.take(rows), labels, seeds, rivals, near, self.exact)
+        task = Task.of(self.network, batch.ball.take(rows), labels, seeds, near=near, exact=self.exact)
+        for number, place in enumerate(rows.tolist()):
+            reach = logs[place].reach
+            if reach is not None:
+                task.rivals[number] = reach
+        return task
 
     def _keep(
         self, batch: Batch, rows: Tensor, logs: list[Log], found: Found, name: str, found_by: str, seconds: float
@@ -269,9 +271,9 @@ class Attacker:
 
     def _record(self, batch: Batch, place: int, log: Log) -> PointRecord:
         fallen = log.by is not None
-        reason = "no class in reach" if log.safe else "attack failed"
-        if log.cut and not log.safe:
-            reason = f"attack budget of {self.budget} ran out"
+        reason = f"attack budget of {self.budget} ran out" if log.cut else "attack failed"
+        if log.safe:
+            reason = "no class in reach"
         told: dict[str, Any] = {} if fallen else {"smallest_margin": log.margin}
         if log.reach is not None:
             told["in_reach"] = log.reach.nonzero().squeeze(1).tolist()
@@ -287,3 +289,8 @@ class Attacker:
             seconds=log.seconds,
             details={"attacks": log.tried} | told,
         )
+
+
+def _portions(batch: Batch, places: list[int], size: int) -> Sequence[Tensor]:
+    """Places of a batch, so many at once."""
+    return torch.tensor(places, dtype=torch.int64, device=batch.points.device).split(size) if places else ()

@@ -13,6 +13,9 @@ from robustcli.norms import norm_name
 from robustcli.results.schema import PointRecord
 from robustcli.results.witnesses import Place, Witness, store
 
+BOUNDED = {"cpu": 16, "cuda": 256}
+"""Points bounded at once, by device type: every one has a row for each of its units whose sign is open."""
+
 
 @dataclass(frozen=True)
 class Batch:

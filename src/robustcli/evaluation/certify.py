@@ -19,7 +19,7 @@ from robustcli.bounds.precision import in_single
 from robustcli.bounds.types import MarginBounds
 from robustcli.bounds.zonotope import zonotope, zonotope_per_class
 from robustcli.errors import UnknownNameError, UsageError
-from robustcli.evaluation.batch import Batch
+from robustcli.evaluation.batch import BOUNDED, Batch
 from robustcli.evaluation.cascade import Budget, Cascade, Context, Stage
 from robustcli.evaluation.forecast import Forecast
 from robustcli.evaluation.partial_mip import PartialMip, Refinement
@@ -181,7 +181,7 @@ class Certifier:
         self.network, self.settings = network, settings
         self.context = Context(network, network.double(), settings, witnesses)
         self.cascade = Cascade(settings.chosen, self.context)
-        self.batch_size = 16 if network.device.type == "cpu" else 256
+        self.batch_size = BOUNDED.get(network.device.type, BOUNDED["cpu"])
 
     def __call__(self, batch: Batch) -> Iterator[PointRecord]:
         """One record a point, as soon as it is decided."""

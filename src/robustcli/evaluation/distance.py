@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from robustcli.attacks.ensembles import Chosen
 from robustcli.attacks.settings import NearestSettings
@@ -23,6 +23,7 @@ from robustcli.errors import ContradictionError, UnknownNameError, UsageError
 from robustcli.evaluation import distance_attacks, distance_upper
 from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.certify import SECONDS
+from robustcli.evaluation.distance_complete import NAME, knows
 from robustcli.evaluation.distance_methods import DEFAULT, METHODS
 from robustcli.evaluation.distance_work import Work
 from robustcli.evaluation.known import Pool
@@ -51,7 +52,7 @@ class Settings(Strict):
     each: bool = Field(default=False, description="every attack from scratch about every point")
     seed: int = Field(default=0, description="of the attacks' random starts")
     polish: int = Field(default=8, ge=0, description="linear pieces in which the nearest point found is made exact")
-    time_limit: NonNegative = Field(default=SECONDS, description="seconds a point for `complete`")
+    time_limit: NonNegative | None = Field(default=None, description="seconds a point for `complete`; null: 60")
     memory: int = Field(default=MEMORY, gt=0, exclude=True, description="bytes for one piece; changes no answer")
 
     @field_validator("methods")
@@ -66,11 +67,17 @@ class Settings(Strict):
                 raise UnknownNameError("method", name, METHODS)
         return [name for name in METHODS if name in lowered]
 
+    @model_validator(mode="after")
+    def _sensible(self) -> Settings:
+        if self.time_limit is not None and NAME not in self.methods:
+            raise UsageError("--time-limit limits --method complete, which is not asked for", "add --method complete")
+        return self
+
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the newer settings where they are not set, so that questions asked before stay the same ones."""
         values: dict[str, Any] = dump(self)
-        needed = {"attacks": bool(self.attacks), "each": self.each, "time_limit": "complete" in self.methods}
+        needed = {"attacks": bool(self.attacks), "each": self.each, "time_limit": self.time_limit is not None}
         return {name: value for name, value in values.items() if needed.get(name, True)}
 
     @property
@@ -103,12 +110,12 @@ class DistanceBounder:
         UsageError: when the memory does not hold one point's decision rows.
     """
 
-    batch_size = 32
-
     def __init__(self, network: Network, settings: Settings, witnesses: Place | None = None) -> None:
         self.network, self.exact, self.model = network, network.double(), network.weights_hash()
         self.settings, self.witnesses = settings, witnesses
         self.known = Pool(witnesses, self.model)
+        # Records are written batch by batch: small ones where a point may take a minute.
+        self.batch_size = 4 if NAME in settings.methods else 32
         needed = least_memory(network)
         if settings.memory < needed:
             raise UsageError(
@@ -119,17 +126,19 @@ class DistanceBounder:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> list[PointRecord]:
         begin, settings = time.monotonic(), self.settings
-        work = Work(self.exact, batch, settings.regions, settings.memory, settings.time_limit)
+        seconds = SECONDS if settings.time_limit is None else settings.time_limit
+        work = Work(self.exact, batch, settings.regions, settings.memory, settings.polish, seconds)
         distance_upper.start(work)
         distance_attacks.replay(work, self.known)
         distance_attacks.attack(work, self.network, settings.searches, settings.seed, settings.each)
         distance_upper.refine(work, settings.polish)
-        lower = {name: found for name in settings.methods if (found := METHODS[name](work)) is not None}
-        # A method that lost itself in not-a-number has proved nothing.
-        lower = {name: torch.where(found.isnan(), 0.0, found) for name, found in lower.items()}
-        best = torch.stack([*lower.values(), torch.zeros(len(batch)).to(batch.points)]).amax(0)
+        for name in settings.methods:
+            if (found := METHODS[name](work)) is not None:
+                # A method that lost itself in not-a-number has proved nothing.
+                work.lower[name] = torch.where(found.isnan(), 0.0, found)
+        best = work.proved
         seconds = (time.monotonic() - begin) / len(batch)
-        alone = {name: found.tolist() for name, found in lower.items()}
+        alone = {name: found.tolist() for name, found in work.lower.items()}
         return [
             self._record(work, row, float(best[row]), {name: found[row] for name, found in alone.items()}, seconds)
             for row in range(len(batch))
@@ -170,8 +179,11 @@ def check(settings: Settings, p: float, box: Box) -> None:
     """Refuse questions that nothing chosen can answer, before anything is computed.
 
     Raises:
-        UsageError: for `boxed` alone without a box, and for 1 < p < 1.1 inside one.
+        UsageError: for `boxed` alone without a box, `complete` alone for norms it does not know, and for 1 < p < 1.1
+            inside a box.
     """
+    if settings.methods == [NAME] and not knows(p):
+        raise UsageError(f"--method complete knows l1, l2 and linf, not {norm_name(p)}", "add another --method")
     if box is None and settings.methods == ["boxed"]:
         raise UsageError("--method boxed needs the input box", "leave out --no-box, or add --method region")
     if box is not None:

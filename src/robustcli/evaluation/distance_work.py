@@ -30,7 +30,9 @@ class Work:
         batch: the points; norm and box are those of its ball.
         regions: further pieces that the neighbours search may explore, None for all that matter.
         memory: bytes for one piece of the computations.
+        polish: linear pieces on which a nearer point is made exact.
         seconds: for complete verification of a point.
+        lower: what methods have proved so far, by name, [B] each.
         known: the nearest misclassified point known of each point; the neighbours search improves it in place.
         reached: what that search found, by row.
         pieces: see `piece`.
@@ -41,7 +43,9 @@ class Work:
     batch: Batch
     regions: int | None
     memory: int
-    seconds: float = 60.0
+    polish: int = 0
+    seconds: float = 0.0
+    lower: dict[str, Tensor] = field(default_factory=dict)
     known: list[Incumbent] = field(default_factory=list)
     reached: dict[int, Reached] = field(default_factory=dict)
     pieces: dict[int, Piece] = field(default_factory=dict)
@@ -83,6 +87,11 @@ class Work:
     def upper(self) -> Tensor:
         """Distances of the nearest misclassified points known, [B]."""
         return torch.tensor([one.distance for one in self.known]).to(self.batch.points)
+
+    @property
+    def proved(self) -> Tensor:
+        """The best lower bounds so far, [B]."""
+        return torch.stack([*self.lower.values(), torch.zeros(len(self.batch)).to(self.batch.points)]).amax(0)
 
     @property
     def settled(self) -> Tensor:
