@@ -91,8 +91,8 @@ def test_complete_verification_ends_at_the_true_distance(p: float, box: Box) -> 
 
 
 def test_complete_verification_out_of_time_proves_less_but_nothing_false() -> None:
-    network = dense([3, 12, 12, 3], 4)
-    points = random_points(network, 6, 4)
+    network = dense([3, 7, 7, 3], 4)
+    points = random_points(network, 4, 4)
     batch = batch_of(network, points, 2.0, UNIT)
     (none, some) = (
         DistanceBounder(network, Settings(methods=["complete"], time_limit=seconds))(batch) for seconds in (0, 20)

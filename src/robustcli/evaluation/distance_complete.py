@@ -37,10 +37,10 @@ def knows(p: float) -> bool:
 
 
 def complete(work: Work) -> Tensor | None:
-    """The largest radius verified, or what was proved before where that is as good, [B]; None for other norms."""
+    """The largest radius verified, or what is proved where nothing is left to ask, [B]; None for other norms."""
     if not knows(work.ball.p):
         return None
-    lower = work.proved.clone()
+    lower = torch.where(work.settled, work.theorem.lower, work.proved)
     for row in (~work.settled & work.upper.isfinite()).nonzero().flatten().tolist():
         if not meet(float(lower[row]), work.known[row].distance):
             lower[row] = max(float(lower[row]), _radius(work, row))
