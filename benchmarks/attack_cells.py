@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +127,11 @@ def ours(pair: Pair) -> Side | None:
         def together(net: Net, task: Task, index: list[int]) -> Answer:
             found = task.nothing()
             for number, chosen in enumerate(choose([pair.ours], task.ball.p)):
-                if number == 1:  # as `robust attack` does
-                    task = replace(task, rivals=in_reach(net.exact, task.ball, task.labels))
                 standing = (~found.success & task.rivals.any(1)).nonzero().squeeze(1)
+                if number == 1 and len(standing):  # as `robust attack` does
+                    rest = task.take(standing)
+                    task.rivals[standing] = in_reach(net.exact, rest.ball, rest.labels)
+                    standing = standing[task.rivals[standing].any(1)]
                 if len(standing):
                     now = ATTACKS[chosen.name].attack(task.take(standing), chosen.resolved())
                     now = now.spent(found.passes[standing])

@@ -54,7 +54,7 @@ def bound_distance(
 
     Lower bounds: the linear region around the point, with and without the input box; its neighbours, nearest first; the
     universal radius for any p >= 1 (`--norm 1.5`); the largest radius that the bound of KW, CROWN or alpha-CROWN
-    certifies; on request the one that branch and bound verifies (`--method complete`), mostly the distance itself.
+    certifies; on request the one that branch and bound verifies (`--method complete`), up to the nearest input found.
     Upper bounds: points behind decision hyperplanes, known witnesses, attacks in turn, each from the nearest point so
     far, and the nearest point of the pieces they end in.
 
