@@ -28,20 +28,22 @@ from robustcli.results.distances import meet
 PIECE = 16
 SHARES = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0]
 BOUNDS = "bound-distance"
+"""What sides that bound are called; what they were told follows."""
 
 
 def bounded(net: Net, cells: Cells, norm: str, how: dict[str, Any]) -> dict[int, tuple[float, float]]:
     """Lower and upper bound of every correctly classified point; what is there already is not asked again."""
-    done = cells.merged(BOUNDS, "between")
+    side = f"{BOUNDS} {json.dumps(how)}"
+    done = cells.merged(side, "between")
     todo = [row for row in net.correct() if str(row) not in done]
     for first in range(0, len(todo), PIECE):
         index = todo[first : first + PIECE]
         begin = time.process_time()
         found = distance(net.network, *net.rows(index), norm=norm, box=BOX, **how)
         between = {str(row): [float(found.lower[at]), float(found.upper[at])] for at, row in enumerate(index)}
-        cells.add({"side": BOUNDS, "points": index, "between": between, "seconds": time.process_time() - begin})
+        cells.add({"side": side, "points": index, "between": between, "seconds": time.process_time() - begin})
         print(f"bound-distance: {first + len(index)} of {len(todo)} points", flush=True)
-    return {int(row): (low, high) for row, (low, high) in cells.merged(BOUNDS, "between").items()}
+    return {int(row): (low, high) for row, (low, high) in cells.merged(side, "between").items()}
 
 
 def finite(ratio: float) -> float | None:
@@ -88,10 +90,9 @@ def main() -> None:
     parser.add_argument("--net", required=True, help="a recipe with a trained network")
     parser.add_argument("--norm", default="l2")
     parser.add_argument("--points", type=int, default=200)
-    parser.add_argument("--regions", type=int, help="neighbouring regions to explore; all by default")
-    parser.add_argument(
-        "--complete", type=float, metavar="SECONDS", help="verify completely instead, this long a point"
-    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--regions", type=int, help="neighbouring regions to explore; all by default")
+    group.add_argument("--complete", type=float, metavar="SECONDS", help="verify completely, this long a point")
     parser.add_argument("--out", type=Path, default=Path("runs/attack-strength"))
     parser.add_argument("--plot", type=Path, help="a PNG file")
     arguments = parser.parse_args()
@@ -103,7 +104,7 @@ def main() -> None:
     if arguments.complete is not None:
         how = {"methods": ["complete"], "time_limit": arguments.complete, "attacks": "standard"}
     between = bounded(net, cells, arguments.norm, how)
-    sides = [side for side in cells.sides() if side != BOUNDS]
+    sides = [side for side in cells.sides() if not side.startswith(BOUNDS)]
     found = {side: cells.merged(side, "distance") for side in sides}
     asked = [{point for line in cells.of(side) for point in line["points"]} for side in sides]
     exact = {}
