@@ -37,7 +37,7 @@ def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def test_attacks_in_turn(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is asked about what the ones before it left standing; the sums add up."""
+    """Each is asked about what the ones before it left standing, as far as a class is in reach; the sums add up."""
     assert attack(model, "-a", "fgsm", "-a", "apgd-margin", "--steps", "20", "--json") == 0
     found = document(capsys)
     Draft202012Validator(json_schema()["result"]).validate(found)
@@ -45,7 +45,8 @@ def test_attacks_in_turn(model: Path, capsys: pytest.CaptureFixture[str]) -> Non
     right = 24 - summary["verdicts"]["misclassified"]
     assert list(attacks) == ["fgsm", "apgd-margin"]
     assert attacks["fgsm"]["asked"] == right
-    assert attacks["apgd-margin"]["asked"] == right - attacks["fgsm"]["broken"] > 0
+    safe = sum(line["reason"] == "no class in reach" for line in records(model))
+    assert attacks["apgd-margin"]["asked"] == right - attacks["fgsm"]["broken"] - safe > 0
     assert sum(one["first"] for one in attacks.values()) == summary["verdicts"]["vulnerable"]
     assert attacks["fgsm"]["passes"] == 2 * right
     assert attacks["apgd-margin"]["lower"] is None
@@ -92,7 +93,10 @@ def test_a_budget_of_passes(model: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert 40 < max(passes) <= 60
     standing = [line for line in lines if line["verdict"] == "unknown"]
     assert standing
-    assert {line["reason"] for line in standing} == {"attack budget of 60 passes ran out"}
+    for line in standing:
+        safe = line["details"]["in_reach"] == []
+        assert line["reason"] == ("no class in reach" if safe else "attack budget of 60 passes ran out")
+    assert not all(line["reason"] == "no class in reach" for line in standing)
     assert found["question"]["settings"]["budget"] == "60"
 
 

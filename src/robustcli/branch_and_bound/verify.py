@@ -171,7 +171,7 @@ class _Search:
         if not hulls.known(system):
             self.search(Beginning.plain(system, self.open), nodes)
             return
-        self.search(Beginning.plain(system, self.open), PLAIN if math.isfinite(nodes) else 0)
+        self.search(Beginning.plain(system, self.open), min(PLAIN, nodes) if math.isfinite(nodes) else 0)
         if self.goes_on():
             found = self.hulled(Beginning.plain(system, self.open))
             for beginning in found:
