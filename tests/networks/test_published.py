@@ -111,13 +111,17 @@ def test_the_shipped_folder_of_a_checkout_is_models() -> None:
     assert (folder / "README.md").exists()
 
 
-def test_shipped_networks_load() -> None:
+def test_shipped_networks_load_under_their_recipes() -> None:
+    """Of the recipe as it is now: one that changed since refuses its network."""
     from robustcli.networks.checkpoints import load
+    from robustcli.recipes.loading import load as load_recipe
 
     for name in shipped.names():
         path = shipped.find(name)
         assert path is not None
-        assert load(path).metadata.recipe == name
+        metadata = load(path).metadata
+        assert metadata.recipe == name
+        assert metadata.recipe_hash == load_recipe(name).hash
 
 
 def test_no_torch_is_imported() -> None:
