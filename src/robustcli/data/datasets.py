@@ -148,7 +148,7 @@ def load(name: str, split: str, *, partial: bool = False, data_dir: Path | None 
         raise DataError(
             f"{name}: the files in {located.files[0].parent} hold {text}",
             f"get the full set (`robust data fetch {name}`), or accept the part with `partial: true` in the recipe or "
-            "--set partial=true; every result then says so",
+            "--set partial=true (for a trained network: --partial); every result then says so",
         )
     return Split(declared, split, native(images), labels, text, located.files)
 

@@ -127,10 +127,9 @@ def _data(recipe: Recipe, data: Spec) -> Iterator[Problem]:
     """What the data set must have for this recipe: a fitting shape, a box, mean and deviation, images."""
     try:
         description(recipe.architecture, data.input_shape, data.classes)
-    except UnknownNameError:
-        pass  # said already
     except UsageError as error:
-        yield Problem(("architecture",), _flat(error))
+        if not isinstance(error, UnknownNameError):  # that is said already
+            yield Problem(("architecture",), _flat(error))
     if isinstance(recipe.method, ConvexPolytope) and recipe.method.boxed and data.box is None:
         yield Problem(("method", "boxed"), f"{data.name} has no input box")
     if recipe.normalise == "dataset" and data.mean is None:

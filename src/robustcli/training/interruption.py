@@ -74,10 +74,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"another `robust train` works in {folder}", "wait for it, or give this one another --seed or --runs"
-            ) from error
-        except OSError:
-            pass  # file systems without locks
+        except OSError as error:  # of any other kind: a file system without locks, where nobody is kept out
+            if isinstance(error, BlockingIOError):
+                raise UsageError(
+                    f"another `robust train` works in {folder}",
+                    "wait for it, or give this one another --seed or --runs",
+                ) from error
         yield

@@ -43,7 +43,7 @@ class Scaling(Diagonal):
         return self.scale, self.shift
 
     def describe(self) -> dict[str, object]:
-        raise NotImplementedError("exists for one batch only")
+        raise TypeError("this layer is one batch's own and is never stored")
 
 
 def clean_pass(network: Network, points: Tensor) -> tuple[Tensor, Network]:
