@@ -80,6 +80,9 @@ def test_complete_verification_ends_at_the_true_distance(p: float, box: Box) -> 
         for row, record in enumerate(DistanceBounder(network, asked)(batch)):
             true = minimal_distance(network, batch.points[row], record.label, p, box)
             nearer += record.method == "complete"
+            if "complete" in record.details:
+                assert (record.method == "complete") == (record.details["complete"]["nearer"] > 0)
+            assert "complete" not in record.details.get("upper", {})  # attacks are compared, this is none
             if record.distance_upper is None:
                 continue  # nothing to begin with: no ball is asked about
             met += 1

@@ -208,6 +208,8 @@ def _details(work: Work, row: int, alone: dict[str, float]) -> dict[str, Any]:
     details["rho"] = {"l1": _finite(float(one.lower[row])), "linf": _finite(float(infinite.lower[row]))}
     if row in work.tried:
         details["upper"] = work.tried[row]
+    if row in work.verified:
+        details["complete"] = work.verified[row]
     if row in work.reached:
         details["neighbours"] = {"regions": work.reached[row].regions, "complete": work.reached[row].complete}
     return details

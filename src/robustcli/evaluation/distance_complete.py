@@ -57,8 +57,12 @@ def _radius(work: Work, row: int) -> float:
             break
         if found := _verified(work, row, share, left):
             break
-    reached = known.distance if known.distance < start else torch.inf
-    work.note(row, NAME, reached, start, 0, time.monotonic() - begin)
+    # Not beside the attacks in `work.tried`: these are compared where all of them found something.
+    work.verified[row] = {
+        "radius": found,
+        "nearer": start - known.distance,
+        "seconds": time.monotonic() - begin,
+    }
     return found
 
 

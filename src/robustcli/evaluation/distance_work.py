@@ -37,6 +37,7 @@ class Work:
         reached: what that search found, by row.
         pieces: see `piece`.
         tried: what each attack found, by row and name.
+        verified: what complete verification came to, by row.
     """
 
     network: Network
@@ -50,6 +51,7 @@ class Work:
     reached: dict[int, Reached] = field(default_factory=dict)
     pieces: dict[int, Piece] = field(default_factory=dict)
     tried: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    verified: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def ball(self) -> Ball:
