@@ -19,6 +19,7 @@ from torch import Tensor
 
 from robustcli.attacks.contract import Found, Task, shortest
 from robustcli.attacks.directions import direction, gaussian
+from robustcli.attacks.losses import cross_entropy, margin
 from robustcli.attacks.noise import uniform
 from robustcli.attacks.search import CLEAR, padded
 from robustcli.attacks.segment import STEPS, pulled
@@ -26,6 +27,7 @@ from robustcli.attacks.training import evaluating
 from robustcli.balls import vector_norm
 from robustcli.boxes import Box, clipped, longest_side
 from robustcli.errors import UnknownNameError
+from robustcli.networks.gradients import slope
 from robustcli.networks.network import Network
 from robustcli.norms import dual, norm_name
 
@@ -179,15 +181,10 @@ class Sight:
             smooth: take the gradient of f_y - log sum exp over the rivals instead. That of the cross-entropy points the
                 same way, but vanishes where the margin is large.
         """
-        with torch.enable_grad():
-            x = x.detach().view(-1, *self.network.input_shape).requires_grad_()
-            logits = self.network(x)
-            right = logits.gather(1, self.labels.unsqueeze(1))
-            others = logits.masked_fill(~self.rivals, -torch.inf)
-            largest = others.logsumexp(1) if smooth else others.amax(1)
-            (gradient,) = torch.autograd.grad((right.squeeze(1) - largest).sum(), x)
-        margin = (right - others.amax(1, keepdim=True)).detach().nan_to_num(nan=torch.inf)
-        return self.seen(logits.detach(), margin, gradient.flatten(1))
+        own, lowered = self.labels.unsqueeze(1), cross_entropy if smooth else margin
+        here = slope(self.network, x.view(-1, *self.network.input_shape), lambda f: lowered(f, own, self.rivals))
+        value = margin(here.logits, own, self.rivals) if smooth else here.values
+        return self.seen(here.logits, value.nan_to_num(nan=torch.inf), here.gradient.flatten(1))
 
     def seen(self, logits: Tensor, margin: Tensor, gradient: Tensor) -> Seen:
         """What logits [R, K] say of a row, with the margin to be lowered and its gradient."""

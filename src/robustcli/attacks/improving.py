@@ -23,6 +23,7 @@ from robustcli.attacks.training import evaluating
 from robustcli.attacks.wide import random_start
 from robustcli.balls import Ball, vector_norm
 from robustcli.boxes import covering_radius
+from robustcli.networks.gradients import slope
 from robustcli.networks.network import margins
 from robustcli.norms import dual
 from robustcli.regions.affine import Region
@@ -110,9 +111,6 @@ def _back(task: Task, points: Tensor) -> Found:
 
 def linear_distance(task: Task) -> Tensor:
     """The distance at which the margin, linear as at the centre, reaches 0; [B], positive, finite."""
-    with torch.enable_grad():
-        x = task.ball.center.detach().clone().requires_grad_()
-        value = margins(task.exact(x), task.labels)
-        (gradient,) = torch.autograd.grad(value.sum(), x) if len(task) else (x,)
-    steepness = vector_norm(gradient.flatten(1), dual(task.ball.p)).clamp(min=1e-9)
-    return (value.detach() / steepness).nan_to_num(1.0).clamp(1e-6, 1e6)
+    here = slope(task.exact, task.ball.center, lambda logits: margins(logits, task.labels))
+    steepness = vector_norm(here.gradient.flatten(1), dual(task.ball.p)).clamp(min=1e-9)
+    return (here.values / steepness).nan_to_num(1.0).clamp(1e-6, 1e6)

@@ -83,7 +83,7 @@ def _run(task: Task, layers: Sequence[Bounds], settings: LatentSettings) -> Foun
     with torch.enable_grad():
         for _ in range(settings.latent_steps):
             errors = [error.requires_grad_() for error in errors]
-            objective, _ = aim.values(above(task.network, region.depth, region.point(errors)))
+            objective = aim.values(above(task.network, region.depth, region.point(errors)))
             gradients = torch.autograd.grad(objective.sum(), errors)
             errors = [
                 (error.detach() - settings.step_size * gradient.sign().nan_to_num(0)).clamp(-1, 1)

@@ -17,6 +17,7 @@ from robustcli.attacks.losses import Loss, margin
 from robustcli.attacks.pace import Constant, Stepping, pace
 from robustcli.attacks.projection import projector
 from robustcli.balls import Ball
+from robustcli.networks.gradients import slope
 from robustcli.networks.network import Network
 
 ROWS = {"cpu": 64, "cuda": 4096}
@@ -43,12 +44,14 @@ class Aim:
     rivals: Tensor
     loss: Loss = margin
 
-    def values(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective to lower and full margin, both [R, 1], for logits [R, K]."""
+    def values(self, logits: Tensor) -> Tensor:
+        """What to lower, [R, 1], for logits [R, K]."""
+        return self.loss(logits, self.labels.unsqueeze(1), self.rivals)
+
+    def margins(self, logits: Tensor) -> Tensor:
+        """Margins over all other classes, rivals or not, [R, 1], for logits [R, K]."""
         own = self.labels.unsqueeze(1)
-        seen = logits.detach()
-        full = seen.gather(1, own) - seen.scatter(1, own, -torch.inf).amax(1, keepdim=True)
-        return self.loss(logits, own, self.rivals), full
+        return logits.gather(1, own) - logits.scatter(1, own, -torch.inf).amax(1, keepdim=True)
 
 
 Oracle = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -61,14 +64,11 @@ def oracle(network: Network, aim: Aim, shape: torch.Size, clear: float) -> Oracl
     """
 
     def look(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.enable_grad():
-            x = x.detach().view(shape).requires_grad_()
-            logits = network(x)
-            objective, margin = aim.values(logits)
-            (gradient,) = torch.autograd.grad(objective.sum(), x)
-        right = logits.detach().gather(1, aim.labels.unsqueeze(1)).abs()
-        objective = objective.detach().nan_to_num(torch.inf, torch.inf, -torch.inf)
-        return objective, margin < -clear * (1 + right), gradient.flatten(1).nan_to_num_(0, 0, 0)
+        here = slope(network, x.view(shape), aim.values)
+        right = here.logits.gather(1, aim.labels.unsqueeze(1)).abs()
+        objective = here.values.nan_to_num(torch.inf, torch.inf, -torch.inf)
+        done = aim.margins(here.logits) < -clear * (1 + right)
+        return objective, done, here.gradient.flatten(1).nan_to_num_(0, 0, 0)
 
     return look
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from robustcli.attacks.directions import direction, movable
 from robustcli.attacks.projection import projector
 from robustcli.balls import Ball
+from robustcli.networks.gradients import slope
 from robustcli.networks.network import Network
 
 
@@ -57,11 +58,13 @@ def training_points(
     # Keeps log and erfinv finite: float32 may draw exactly 0.
     start = norm.start(noise.clamp_(1e-6, 1 - 1e-6))
     x = project((flat + start * ball.eps.unsqueeze(1)).view(shape))
-    with evaluating(network), torch.enable_grad():
+
+    def loss(logits: Tensor) -> Tensor:
+        return -F.cross_entropy(logits, labels, reduction="none")
+
+    with evaluating(network), torch.no_grad():
         for _ in range(steps):
-            x.requires_grad_()
-            (gradient,) = torch.autograd.grad(-F.cross_entropy(network(x), labels, reduction="sum"), x)
-            x = x.detach()
+            gradient = slope(network, x, loss).gradient
             descent = movable(gradient.flatten(1), x.flatten(1), ball)
             x = project(x - (length * norm.step(descent, share)).view(shape))
     return x

@@ -21,7 +21,23 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-FEW_CHANNELS = 8  # fewer are put in their places faster one by one
+from robustcli.networks.layers import Conv2d
+
+FEW_CHANNELS = 8  # fewer are put in their places channel by channel, more pixel by pixel
+
+
+def adjoint(layer: Conv2d, values: Tensor) -> Tensor:
+    """The adjoint of a whole convolution, [n, *out_shape] -> [n, *in_shape]."""
+    if phased(values):
+        return spread(values, layer.weight, layer.stride, layer.padding, layer.in_shape[1:])
+    count = len(values)
+    values = with_zeros(values, -count % granule(count))
+    return layer.adjoint(values.contiguous(memory_format=torch.channels_last))[:count]  # a third faster channels last
+
+
+def phased(values: Tensor) -> bool:
+    """Whether there are fast kernels for convolutions but not for transposed ones."""
+    return values.dtype == torch.float32 and values.device.type == "cpu"
 
 
 def spread(values: Tensor, weight: Tensor, stride: int, padding: int, shape: Sequence[int]) -> Tensor:
@@ -72,22 +88,18 @@ def with_zeros(values: Tensor, spare: int) -> Tensor:
 
 def _by_phases(values: Tensor, weight: Tensor, stride: int, padding: int, shape: Sequence[int]) -> Tensor:
     taps = math.ceil(weight.shape[2] / stride)
-    few = weight.shape[1] < FEW_CHANNELS
-    values = values.contiguous(memory_format=torch.contiguous_format if few else torch.channels_last)
     phases = F.conv2d(values, _filters(weight, stride, taps), padding=taps - 1)
-    found = phases.unflatten(1, (stride, stride, weight.shape[1]))  # [N, s, s, C', m, m]
-    found = (
-        _by_channel(found) if few else found.permute(0, 4, 1, 5, 2, 3).flatten(1, 2).flatten(2, 3).permute(0, 3, 1, 2)
-    )
+    count, inputs, rows, columns = len(values), weight.shape[1], *phases.shape[2:]
+    if inputs < FEW_CHANNELS:
+        cells = phases.contiguous().view(count, stride, stride, inputs, rows, columns)
+        found = phases.new_empty(count, inputs, rows, stride, columns, stride)
+        found = found.copy_(cells.permute(0, 3, 4, 1, 5, 2)).flatten(4).flatten(2, 3)
+    else:
+        cells = phases.permute(0, 2, 3, 1).unflatten(3, (stride, stride, inputs))
+        found = cells.transpose(2, 3).reshape(count, rows * stride, columns * stride, inputs).permute(0, 3, 1, 2)
     bottom, right = (max(0, padding + side - covered) for side, covered in zip(shape, found.shape[2:], strict=True))
     found = F.pad(found, (0, right, 0, bottom)) if bottom or right else found
     return found[:, :, padding : padding + shape[0], padding : padding + shape[1]]
-
-
-def _by_channel(phases: Tensor) -> Tensor:
-    """[N, s, s, C, rows, columns] -> [N, C, s rows, s columns]."""
-    lines = torch.stack(phases.unbind(2), -1).flatten(4)
-    return torch.stack(lines.unbind(1), 3).flatten(2, 3)
 
 
 def _filters(weight: Tensor, stride: int, taps: int) -> Tensor:

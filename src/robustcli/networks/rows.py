@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from robustcli.networks.layers import Affine, Conv2d, Diagonal, Linear, Shape
 from robustcli.networks.network import Block
-from robustcli.networks.phases import granule, spread, with_zeros
+from robustcli.networks.phases import adjoint, phased, spread
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Rows:
             return self._through_window(layer)
         values = self.dense().values
         if isinstance(layer, Conv2d):
-            values = _pulled(layer, values)
+            values = adjoint(layer, values)
         else:
             values = layer.adjoint(values)
         return Rows(self.image, values, layer.in_shape)
@@ -193,7 +193,7 @@ class Rows:
     def _through_window(self, layer: Conv2d) -> Rows:
         assert self.window is not None
         window = self.window.through(layer)
-        if _phased(self.values) and self.window.size > 1:
+        if phased(self.values) and self.window.size > 1:
             values = spread(self.values, layer.weight, layer.stride, 0, (window.size, window.size))
         else:
             values = self.values.flatten(1) @ _window_matrix(layer, self.window.size, window.size)
@@ -256,20 +256,6 @@ def _window_matrix(layer: Conv2d, size: int, larger: int) -> Tensor:
     filters = matrix.as_strided((channels, size, size, inputs, kernel, kernel), steps)
     filters.copy_(layer.weight.view(channels, 1, 1, inputs, kernel, kernel))
     return matrix
-
-
-def _pulled(layer: Conv2d, values: Tensor) -> Tensor:
-    """The adjoint of a whole convolution, [n, *out_shape] -> [n, *in_shape]."""
-    if _phased(values):
-        return spread(values, layer.weight, layer.stride, layer.padding, layer.in_shape[1:])
-    count = len(values)
-    values = with_zeros(values, -count % granule(count))  # see `phases`
-    return layer.adjoint(values.contiguous(memory_format=torch.channels_last))[:count]  # a third faster channels last
-
-
-def _phased(values: Tensor) -> bool:
-    """Whether there are fast kernels for convolutions but not for transposed ones."""
-    return values.dtype == torch.float32 and values.device.type == "cpu"
 
 
 def _channels_last(values: Tensor) -> bool:
