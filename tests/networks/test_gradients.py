@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.networks.gradients import slope
+from robustcli.networks.gradients import InputGradient
 from robustcli.networks.layers import AvgPool2d, BatchNorm, Conv2d, Flatten, Linear, Normalise, ReLU
 from robustcli.networks.network import Network
 
@@ -51,7 +51,7 @@ def test_is_autograds(dtype: torch.dtype, close: float, rows: int) -> None:
     def loss(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="none")
 
-    mine = slope(model, points, loss)
+    mine = InputGradient(model)(points, loss)
     leaf = points.clone().requires_grad_()
     logits = model(leaf)
     (gradient,) = torch.autograd.grad(loss(logits).sum(), leaf)
@@ -65,7 +65,7 @@ def test_is_autograds(dtype: torch.dtype, close: float, rows: int) -> None:
 def test_leaves_no_trace() -> None:
     model = network(torch.float32)
     points = torch.rand(3, 2, 13, 10, requires_grad=True)
-    found = slope(model, points, lambda logits: logits.amax(1))
+    found = InputGradient(model)(points, lambda logits: logits.amax(1))
     assert points.grad is None
     assert all(weight.grad is None for weight in model.parameters())
     assert not any(part.requires_grad for part in (found.logits, found.values, found.gradient))
@@ -78,4 +78,12 @@ def test_a_kink_has_slope_zero() -> None:
             layer.weight.fill_(weight)
             layer.bias.fill_(bias)
     points = torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
-    assert slope(model, points, lambda logits: logits[:, 0]).gradient.flatten().tolist() == [0, 0, 1]
+    assert InputGradient(model)(points, lambda logits: logits[:, 0]).gradient.flatten().tolist() == [0, 0, 1]
+
+
+def test_points_stay_as_they_are() -> None:
+    """Also where the first layer only gives them another shape."""
+    model = Network([Flatten((1, 2, 2)), ReLU(), Linear(4, 2)], (1, 2, 2)).eval()
+    points = torch.linspace(-1, 1, 8).view(2, 1, 2, 2)
+    InputGradient(model)(points, lambda logits: logits[:, 0])
+    torch.testing.assert_close(points, torch.linspace(-1, 1, 8).view(2, 1, 2, 2), atol=0, rtol=0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ from robustcli.attacks.training import evaluating
 from robustcli.balls import vector_norm
 from robustcli.boxes import Box, clipped, longest_side
 from robustcli.errors import UnknownNameError
-from robustcli.networks.gradients import slope
+from robustcli.networks.gradients import InputGradient
 from robustcli.networks.network import Network
 from robustcli.norms import dual, norm_name
 
@@ -169,6 +170,11 @@ class Sight:
         flat = ball.center.flatten(1)
         return cls(task.network, flat, task.labels, task.rivals, task.seeds, ball.p, ball.box, reach, limit)
 
+    @cached_property
+    def slope(self) -> InputGradient:
+        """What the network says at a point, and which way it falls."""
+        return InputGradient(self.network)
+
     @property
     def side(self) -> float:
         """The unit of lengths: the longest side of the box, 1 without one."""
@@ -182,7 +188,7 @@ class Sight:
                 same way, but vanishes where the margin is large.
         """
         own, lowered = self.labels.unsqueeze(1), cross_entropy if smooth else margin
-        here = slope(self.network, x.view(-1, *self.network.input_shape), lambda f: lowered(f, own, self.rivals))
+        here = self.slope(x.view(-1, *self.network.input_shape), lambda f: lowered(f, own, self.rivals))
         value = margin(here.logits, own, self.rivals) if smooth else here.values
         return self.seen(here.logits, value.nan_to_num(nan=torch.inf), here.gradient.flatten(1))
 

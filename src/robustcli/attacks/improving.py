@@ -23,7 +23,7 @@ from robustcli.attacks.training import evaluating
 from robustcli.attacks.wide import random_start
 from robustcli.balls import Ball, vector_norm
 from robustcli.boxes import covering_radius
-from robustcli.networks.gradients import slope
+from robustcli.networks.gradients import InputGradient
 from robustcli.networks.network import margins
 from robustcli.norms import dual
 from robustcli.regions.affine import Region
@@ -111,6 +111,6 @@ def _back(task: Task, points: Tensor) -> Found:
 
 def linear_distance(task: Task) -> Tensor:
     """The distance at which the margin, linear as at the centre, reaches 0; [B], positive, finite."""
-    here = slope(task.exact, task.ball.center, lambda logits: margins(logits, task.labels))
+    here = InputGradient(task.exact)(task.ball.center, lambda logits: margins(logits, task.labels))
     steepness = vector_norm(here.gradient.flatten(1), dual(task.ball.p)).clamp(min=1e-9)
     return (here.values / steepness).nan_to_num(1.0).clamp(1e-6, 1e6)

@@ -17,7 +17,7 @@ from robustcli.attacks.losses import Loss, margin
 from robustcli.attacks.pace import Constant, Stepping, pace
 from robustcli.attacks.projection import projector
 from robustcli.balls import Ball
-from robustcli.networks.gradients import slope
+from robustcli.networks.gradients import InputGradient
 from robustcli.networks.network import Network
 
 ROWS = {"cpu": 64, "cuda": 4096}
@@ -63,8 +63,10 @@ def oracle(network: Network, aim: Aim, shape: torch.Size, clear: float) -> Oracl
     Where the network's answer is no number, the objective is inf and there is no direction to follow.
     """
 
+    slope = InputGradient(network)
+
     def look(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        here = slope(network, x.view(shape), aim.values)
+        here = slope(x.view(shape), aim.values)
         right = here.logits.gather(1, aim.labels.unsqueeze(1)).abs()
         objective = here.values.nan_to_num(torch.inf, torch.inf, -torch.inf)
         done = aim.margins(here.logits) < -clear * (1 + right)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from robustcli.attacks.directions import direction, movable
 from robustcli.attacks.projection import projector
 from robustcli.balls import Ball
-from robustcli.networks.gradients import slope
+from robustcli.networks.gradients import InputGradient
 from robustcli.networks.network import Network
 
 
@@ -63,8 +63,9 @@ def training_points(
         return -F.cross_entropy(logits, labels, reduction="none")
 
     with evaluating(network), torch.no_grad():
+        slope = InputGradient(network)
         for _ in range(steps):
-            gradient = slope(network, x, loss).gradient
+            gradient = slope(x, loss).gradient
             descent = movable(gradient.flatten(1), x.flatten(1), ball)
             x = project(x - (length * norm.step(descent, share)).view(shape))
     return x

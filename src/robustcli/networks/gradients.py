@@ -15,10 +15,11 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from robustcli.networks.layers import Affine, Conv2d, ReLU
 from robustcli.networks.network import Network
-from robustcli.networks.phases import adjoint
+from robustcli.networks.phases import Phases, phased
 
 
 @dataclass(frozen=True)
@@ -35,31 +36,57 @@ class Slope:
     gradient: Tensor
 
 
-def slope(network: Network, points: Tensor, function: Callable[[Tensor], Tensor]) -> Slope:
-    """Logits, values and gradient at points, one forward and one backward pass.
+class InputGradient:
+    """The pass, prepared for a network in evaluation mode whose weights stand still meanwhile.
 
     Args:
-        network: in evaluation mode.
-        points: [N, *input_shape], in its precision.
-        function: of logits [N, K], differentiable.
+        network: of any precision, on any device.
     """
-    passed: list[Tensor] = []
-    with torch.no_grad():
-        values = points.detach()
-        for layer in network.layers:
-            values = layer(values)
-            if isinstance(layer, ReLU):
-                passed.append(values)
-    with torch.enable_grad():
-        logits = values.detach().requires_grad_()
-        found = function(logits)
-        (gradient,) = torch.autograd.grad(found.sum(), logits)
-    with torch.no_grad():
-        for layer in reversed(network.layers):
-            if isinstance(layer, ReLU):
-                gradient = torch.ops.aten.threshold_backward(gradient, passed.pop(), 0)
-            elif isinstance(layer, Conv2d):
-                gradient = adjoint(layer, gradient)
-            else:
-                gradient = cast(Affine, layer).adjoint(gradient)
-    return Slope(logits.detach(), found.detach(), gradient)
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._back = [_backwards(cast(Affine | ReLU, layer)) for layer in network.layers]
+
+    def __call__(self, points: Tensor, function: Callable[[Tensor], Tensor]) -> Slope:
+        """Logits, values and gradient: one forward and one backward pass.
+
+        Args:
+            points: [N, *input_shape], in the precision of the network.
+            function: of logits [N, K], differentiable.
+        """
+        passed: list[Tensor] = []
+        with torch.no_grad():
+            values = points.detach()
+            for layer in self.network.layers:
+                if isinstance(layer, ReLU):
+                    # In place, unless all layers so far were views of the points.
+                    values = F.relu(values, inplace=values.data_ptr() != points.data_ptr())
+                    passed.append(values)
+                else:
+                    values = _laid_out(layer(values))
+        with torch.enable_grad():
+            logits = values.detach().requires_grad_()
+            found = function(logits)
+            (gradient,) = torch.autograd.grad(found.sum(), logits)
+        with torch.no_grad():
+            for back in reversed(self._back):
+                if back is None:
+                    gradient = torch.ops.aten.threshold_backward(_laid_out(gradient), passed.pop(), 0)
+                else:
+                    gradient = back(gradient)
+        return Slope(logits.detach(), found.detach(), gradient)
+
+
+def _laid_out(values: Tensor) -> Tensor:
+    """Maps channels last, where that is faster: what meets entry by entry lies in the same order."""
+    wanted = values.dim() == 4 and values.stride(1) > 1 and phased(values)  # parts of a map channels last serve as well
+    return values.contiguous(memory_format=torch.channels_last) if wanted else values
+
+
+def _backwards(layer: Affine | ReLU) -> Callable[[Tensor], Tensor] | None:
+    """The adjoint of an affine layer; None for a ReLU."""
+    if isinstance(layer, ReLU):
+        return None
+    if isinstance(layer, Conv2d) and phased(layer.weight):
+        return Phases.of(layer.weight.detach(), layer.stride, layer.padding, layer.in_shape[1:])
+    return layer.adjoint

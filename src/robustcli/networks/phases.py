@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,6 +47,53 @@ def spread(values: Tensor, weight: Tensor, stride: int, padding: int, shape: Seq
     return found
 
 
+@dataclass(frozen=True)
+class Phases:
+    """The adjoint of a convolution with its filters cut into phases once, for many calls; without gradients in them.
+
+    Args:
+        filters: the taps of each phase, last first: [s^2 C', C, Q, Q].
+        inputs: C', channels of the convolution's input.
+        stride, padding: of the convolution.
+        shape: rows and columns of its input.
+    """
+
+    filters: Tensor
+    inputs: int
+    stride: int
+    padding: int
+    shape: Sequence[int]
+
+    @classmethod
+    def of(cls, weight: Tensor, stride: int, padding: int, shape: Sequence[int]) -> Phases:
+        """For a convolution's weight [C, C', k, k]."""
+        channels, inputs, kernel, _ = weight.shape
+        taps = math.ceil(kernel / stride)
+        spare = stride * taps - kernel
+        cells = F.pad(weight, (0, spare, 0, spare)).view(channels, inputs, taps, stride, taps, stride).flip(2, 4)
+        filters = cells.permute(3, 5, 1, 0, 2, 4).reshape(stride**2 * inputs, channels, taps, taps)
+        return cls(filters.contiguous(memory_format=torch.channels_last), inputs, stride, padding, shape)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Values [N, C, rows, columns] spread to [N, C', *shape]."""
+        stride, inputs, edge = self.stride, self.inputs, self.padding
+        values = values.contiguous(memory_format=torch.channels_last)
+        phases = F.conv2d(values, self.filters, padding=self.filters.shape[2] - 1)
+        count, _, rows, columns = phases.shape
+        if inputs < FEW_CHANNELS:
+            cells = phases.contiguous().view(count, stride, stride, inputs, rows, columns)
+            found = phases.new_empty(count, inputs, rows, stride, columns, stride)
+            found = found.copy_(cells.permute(0, 3, 4, 1, 5, 2)).flatten(4).flatten(2, 3)
+        else:
+            cells = phases.permute(0, 2, 3, 1).unflatten(3, (stride, stride, inputs))
+            found = cells.transpose(2, 3).reshape(count, rows * stride, columns * stride, inputs).permute(0, 3, 1, 2)
+        bottom, right = (
+            max(0, edge + side - covered) for side, covered in zip(self.shape, found.shape[2:], strict=True)
+        )
+        found = F.pad(found, (0, right, 0, bottom)) if bottom or right else found
+        return found[:, :, edge : edge + self.shape[0], edge : edge + self.shape[1]]
+
+
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -56,7 +104,7 @@ class _Spread(torch.autograd.Function):
         ctx.stride, ctx.padding = stride, padding  # type: ignore[attr-defined]
         count = len(values)
         # Compiled convolutions are kept by shape: with row counts of four leading bits their number stays small.
-        return _by_phases(with_zeros(values, -count % granule(count)), weight, stride, padding, shape)[:count]
+        return Phases.of(weight, stride, padding, shape)(with_zeros(values, -count % granule(count)))[:count]
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
@@ -84,27 +132,3 @@ def with_zeros(values: Tensor, spare: int) -> Tensor:
     rest = values.new_zeros(spare, *values.shape[1:])
     last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
     return torch.cat([values, rest.contiguous(memory_format=torch.channels_last) if last else rest])
-
-
-def _by_phases(values: Tensor, weight: Tensor, stride: int, padding: int, shape: Sequence[int]) -> Tensor:
-    taps = math.ceil(weight.shape[2] / stride)
-    phases = F.conv2d(values, _filters(weight, stride, taps), padding=taps - 1)
-    count, inputs, rows, columns = len(values), weight.shape[1], *phases.shape[2:]
-    if inputs < FEW_CHANNELS:
-        cells = phases.contiguous().view(count, stride, stride, inputs, rows, columns)
-        found = phases.new_empty(count, inputs, rows, stride, columns, stride)
-        found = found.copy_(cells.permute(0, 3, 4, 1, 5, 2)).flatten(4).flatten(2, 3)
-    else:
-        cells = phases.permute(0, 2, 3, 1).unflatten(3, (stride, stride, inputs))
-        found = cells.transpose(2, 3).reshape(count, rows * stride, columns * stride, inputs).permute(0, 3, 1, 2)
-    bottom, right = (max(0, padding + side - covered) for side, covered in zip(shape, found.shape[2:], strict=True))
-    found = F.pad(found, (0, right, 0, bottom)) if bottom or right else found
-    return found[:, :, padding : padding + shape[0], padding : padding + shape[1]]
-
-
-def _filters(weight: Tensor, stride: int, taps: int) -> Tensor:
-    """[C, C', k, k] -> [s^2 C', C, Q, Q]: the taps of each phase, last first."""
-    channels, inputs, kernel, _ = weight.shape
-    spare = stride * taps - kernel
-    cells = F.pad(weight, (0, spare, 0, spare)).view(channels, inputs, taps, stride, taps, stride).flip(2, 4)
-    return cells.permute(3, 5, 1, 0, 2, 4).reshape(stride**2 * inputs, channels, taps, taps)
