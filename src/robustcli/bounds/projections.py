@@ -26,6 +26,7 @@ from robustcli.balls import Ball
 from robustcli.bounds.dual import first_bounds, parallelogram
 from robustcli.bounds.interval import Room, at_logits
 from robustcli.bounds.pull_gradients import chosen_pull
+from robustcli.bounds.selection import median_size
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.errors import UsageError
 from robustcli.networks.network import Block, Network
@@ -46,11 +47,6 @@ def absolute_sum(values: Tensor) -> Tensor:
 def square_sum(values: Tensor) -> Tensor:
     """Their l2 norms; a row of zeros has gradient 0."""
     return root((values * values).sum(1), 2)
-
-
-def median(values: Tensor) -> Tensor:
-    """Estimates of l1 norms from k Cauchy combinations, the lower one of two middle values."""
-    return values.abs().median(1).values
 
 
 def mean_square(values: Tensor) -> Tensor:
@@ -83,7 +79,7 @@ def normal(numbers: Tensor, generator: torch.Generator | None) -> Tensor:
     return numbers.normal_(generator=generator)
 
 
-L1 = Norm(absolute_sum, median, cauchy)
+L1 = Norm(absolute_sum, median_size, cauchy)
 L2 = Norm(square_sum, mean_square, normal)
 
 
