@@ -6,7 +6,8 @@
 A pass is one forward and one backward pass of one point. All sides take the same points, radius and steps, at a radius
 so small that no point falls, so that nobody stops early; processor seconds, each side at its best batch size of those
 tried (ours has its own blocks). `network` is the bare loop: forward, cross-entropy, gradient, nothing else; on the
-peers' module and on ours. Peers are optional (`attack_peers.py` says how to get them).
+peers' module and on ours by autograd, and as our attacks do it. Peers are optional (`attack_peers.py` says how to get
+them).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from robustcli.allocator import keep_memory
 from robustcli.attacks.registry import ROWS
 from robustcli.attacks.search import LOOK, block_rows
+from robustcli.networks.gradients import InputGradient
 
 EPS = {"l1": 0.05, "l2": 0.02, "linf": 0.002}
 OURS: dict[str, tuple[str, dict[str, int]]] = {
@@ -56,6 +58,19 @@ def bare(module: nn.Module, net: Net, steps: int) -> Side:
         for _ in range(steps):
             x = x.detach().requires_grad_()
             torch.autograd.grad(nn.functional.cross_entropy(module(x), labels), x)
+        return len(index) * steps
+
+    return side
+
+
+def ours_bare(net: Net, steps: int) -> Side:
+    """The same by the pass of our attacks."""
+
+    def side(index: list[int]) -> float:
+        points, labels = net.rows(index)
+        slope, x = InputGradient(net.network), points.float()
+        for _ in range(steps):
+            slope(x, lambda logits: nn.functional.cross_entropy(logits, labels, reduction="none"))
         return len(index) * steps
 
     return side
@@ -116,7 +131,8 @@ def main() -> None:
         for name in THEIRS
         if PEERS[name].there and NORMS[norm] in PEERS[name].norms
     }
-    sides |= {"network, theirs": bare(net.model, net, steps), "network, ours": bare(net.network, net, steps)}
+    sides |= {"network, theirs": bare(net.model, net, steps), "network, ours, autograd": bare(net.network, net, steps)}
+    sides |= {"network, ours": ours_bare(net, steps)}
     batches: dict[str, int] = {}
     speeds: dict[str, list[float]] = {}
     for name, side in sides.items():

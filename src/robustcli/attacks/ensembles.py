@@ -38,6 +38,7 @@ ENSEMBLES: dict[str, tuple[Member, ...]] = {
         Member("apgd-margin", norms=LINF),
         Member("apgd-wide"),
         Member("relaxation", norms=OTHERS),
+        Member("fab", {"restarts": 1, "targets": 0}, (1.0,)),
     ),
     "quick": (Member("apgd-margin", ONE_RUN), Member("apgd-wide", LIGHT)),
     "paper-000": (Member("pgd", {"steps": 40, "restarts": 1}), Member("linear-region", {"regions": 400})),
