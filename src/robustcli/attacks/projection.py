@@ -112,19 +112,19 @@ def _l1_move(delta: Tensor, cap: Tensor | None, eps: Tensor) -> Tensor:
     if delta.device.type != "cpu":
         t = _sorted(length, limit, eps)
     else:
-        t, done = _newton(length, limit, eps)
-        if len(rows := (~(done | fits)).squeeze(1).nonzero().squeeze(1)):
+        t, done = _newton(length, limit, eps, fits)
+        if len(rows := (~done).squeeze(1).nonzero().squeeze(1)):
             t[rows] = _sorted(length[rows], limit[rows], eps[rows])
     now = torch.minimum((length - torch.where(fits, 0, t)).relu_(), limit)
     # Sums round; what they leave above eps is taken off evenly.
     return torch.copysign(now * (eps / now.sum(1, keepdim=True).clamp(min=1e-30)).clamp(max=1), delta)
 
 
-def _newton(length: Tensor, limit: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """t of `_l1_move` where the sum is above eps at t = 0, and for which rows it is found: [B, 1] each.
+def _newton(length: Tensor, limit: Tensor, eps: Tensor, fits: Tensor) -> tuple[Tensor, Tensor]:
+    """t of `_l1_move` where the sum is above eps at t = 0, and for which rows it is found, or they fit: [B, 1] each.
 
     The sum falls, but bends both ways, so that the root is kept between two ends, and their middle is taken where a
-    step leaves them.
+    step leaves them. A step of an attack ends near its ball, so that few steps find it.
     """
     t = torch.zeros_like(eps)
     low, high = t, length.amax(1, keepdim=True)
@@ -132,12 +132,16 @@ def _newton(length: Tensor, limit: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]
         above = (length - t).relu_()
         cut = (above - limit).relu_()
         excess = (above.sum(1, keepdim=True) - cut.sum(1, keepdim=True)) - eps
+        done = (excess.abs() <= _precise(eps)) | fits
+        if bool(done.all()):
+            return t, done
         slope = above.sign_().sum(1, keepdim=True) - cut.sign_().sum(1, keepdim=True)
         low, high = torch.where(excess > 0, t, low), torch.where(excess > 0, high, t)
         step = t + excess / slope.clamp(min=1)
-        t = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+        step = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+        t = torch.where(done, t, step)  # a row that is done stays, whatever the others need
     now = torch.minimum((length - t).relu_(), limit).sum(1, keepdim=True)
-    return t, (now - eps).abs() <= _precise(eps)
+    return t, ((now - eps).abs() <= _precise(eps)) | fits
 
 
 def _sorted(length: Tensor, limit: Tensor, eps: Tensor) -> Tensor:
