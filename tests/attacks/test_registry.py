@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +96,13 @@ def test_what_a_budget_leaves_fits_it_and_wastes_little(name: str, passes: int, 
     assert (left == whole) == (most <= passes)
     if left != whole and {"steps", "restarts", "targets"} & type(whole).model_fields.keys():
         assert spent > 0.3 * passes
+
+
+def test_the_documented_cost_of_standard() -> None:
+    """Passes at most, ten classes, as docs/attack.md gives them."""
+    spent = {}
+    for name, p in (("linf", math.inf), ("l2", 2.0), ("l1", 1.0)):
+        spent[name] = sum(ROWS[one.name].passes(one.resolved(), 10, p) for one in choose((), p))
+    words = "`standard` spends at most {linf:,} passes on a point for linf, {l2:,} for l2, {l1:,} for l1."
+    page = Path(__file__).parents[2] / "docs" / "attack.md"
+    assert words.format(**spent) in page.read_text()

@@ -25,8 +25,8 @@ from torch.utils.checkpoint import checkpoint
 from robustcli.balls import Ball
 from robustcli.bounds.dual import first_bounds, parallelogram
 from robustcli.bounds.interval import Room, at_logits
+from robustcli.bounds.medians import median_size
 from robustcli.bounds.pull_gradients import chosen_pull
-from robustcli.bounds.selection import median_size
 from robustcli.bounds.types import Bounds, MarginBounds
 from robustcli.errors import UsageError
 from robustcli.networks.network import Block, Network

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from robustcli.bounds.selection import CHUNK, comparators, median_size
+from robustcli.bounds.medians import CHUNK, comparators, median_size
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 50, 64, 65])

@@ -2,7 +2,7 @@
 
 A comparator puts the smaller of two numbers first. Batcher's odd-even merge sort (Knuth, TAOCP 3, 5.2.2, algorithm M)
 is a fixed list of them; those that do not lead to the middle are left out (of 50 numbers 325 stay). Each works on all
-entries at once: three to four times as fast as `torch.median` on a CPU. The gradient goes to the number chosen.
+entries at once: over three times as fast as `torch.median` on a CPU. The gradient goes to the number chosen.
 """
 
 from __future__ import annotations
