@@ -20,6 +20,7 @@ from robustcli.evaluation.runner import answer
 from robustcli.evaluation.session import Selection, Session, open_session
 from robustcli.networks.architectures import build
 from robustcli.networks.checkpoints import Metadata, save
+from robustcli.results import provenance
 from robustcli.results.schema import PointRecord, Question, json_schema
 from robustcli.results.store import PointStore, merge
 
@@ -84,6 +85,24 @@ def test_a_rerun_answers_only_what_is_open(model: Path, tmp_path: Path) -> None:
     assert min(calls) >= 20
     records = PointStore(current.run.question_dir(question(current))).records()
     assert {index: (records[index].verdict, records[index].margin_lower) for index in range(20)} == first
+
+
+def test_who_answered_is_noted_point_by_point_and_said_where_it_was_another_version(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def certify(points: int) -> str:
+        asked = ["certify", "--checkpoint", str(model), "--norm", "linf", "--eps", "0.01", "--points", str(points)]
+        assert run([*asked, "--out", str(tmp_path / "a")]) == 0
+        return " ".join(capsys.readouterr().err.split())
+
+    monkeypatch.setattr(provenance, "maker", lambda: "0.1.0 abc")
+    assert "kept" not in certify(20)
+    monkeypatch.setattr(provenance, "maker", lambda: "0.2.0")
+    assert "20 of 30 answers are kept from robustcli 0.1.0 abc; to ask again, move" in certify(30)
+    (path,) = (tmp_path / "a").rglob("result.json")
+    assert json.loads(path.read_text())["provenance"]["made_by"] == {"0.1.0 abc": 20, "0.2.0": 10}
+    records = PointStore(path.parent).records()
+    assert [records[index].made_by for index in (0, 19, 20, 29)] == ["0.1.0 abc", "0.1.0 abc", "0.2.0", "0.2.0"]
 
 
 def test_ctrl_c_keeps_what_was_decided(model: Path, tmp_path: Path) -> None:

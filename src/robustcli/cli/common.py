@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustcli.evaluation.batch import Evaluator
     from robustcli.evaluation.certify import FirstPass
     from robustcli.evaluation.session import Session
-    from robustcli.results.schema import Command, PointRecord, Question
+    from robustcli.results.schema import Command, PointRecord, Question, ResultDocument
 
 WHICH, POINTS, OUTPUT = "Which network", "Which points", "Output"
 
@@ -242,12 +242,26 @@ def _evaluate(
         folder = session.run.question_dir(question)
         records = PointStore(folder, session.shard).records()
         verdicts.append({index: records[index].verdict for index in session.indices if index in records})
+        _say_kept(notes, documents[-1], folder)
         if verbose:
             notes.print(f"records: {folder}", soft_wrap=True)
     if json:
         show_json(documents)
     else:
         show_tables(documents, verdicts)
+
+
+def _say_kept(notes: Console, document: ResultDocument, folder: Path) -> None:
+    """How many answers another version of this package made: they are kept, right or wrong."""
+    from robustcli.results import provenance
+
+    older = {name: count for name, count in document.provenance.made_by.items() if name != provenance.maker()}
+    if older:
+        notes.print(
+            f"{sum(older.values())} of {document.summary.points} answers are kept from robustcli "
+            f"{', '.join(sorted(older))}; to ask again, move {folder} away",
+            soft_wrap=True,
+        )
 
 
 def _say(notes: Console, words: object) -> None:

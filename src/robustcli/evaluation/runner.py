@@ -6,6 +6,7 @@ A rerun answers only what is not answered yet.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ from robustcli.results.store import PointStore, summarise, write_document, write
 
 Progress = Callable[[int, int, dict[str, int]], None]
 """Called with (answered, requested, counts by verdict) after every batch."""
+
+UNKNOWN = "not noted"
+"""Who made an answer that does not say so."""
 
 FLUSH = 0.2
 """Seconds after which records do not wait for the end of their batch to go to disk."""
@@ -79,7 +83,7 @@ def answer(
     document = ResultDocument(
         question=question,
         summary=summary.model_copy(update=more),
-        provenance=_provenance(session, started, provenance.now()),
+        provenance=_provenance(session, kept.values(), started, provenance.now()),
     )
     if kept:
         write_document(folder, session.shard, document)
@@ -132,7 +136,8 @@ class _Answers:
 
     def flush(self) -> None:
         """Put what is new on disk."""
-        fresh, self.fresh = self.fresh, []
+        maker = provenance.maker()
+        fresh, self.fresh = [record.model_copy(update={"made_by": maker}) for record in self.fresh], []
         self.flushed = time.monotonic()
         self.store.append(fresh)
         self.answered.update((record.index, record) for record in fresh)
@@ -168,7 +173,7 @@ def _counts(records: Iterable[PointRecord]) -> dict[str, int]:
     return counts
 
 
-def _provenance(session: Session, started: str, finished: str) -> Provenance:
+def _provenance(session: Session, kept: Iterable[PointRecord], started: str, finished: str) -> Provenance:
     metadata = session.checkpoint.metadata
     return Provenance(
         recipe=session.recipe.name if session.recipe else metadata.recipe,
@@ -182,6 +187,7 @@ def _provenance(session: Session, started: str, finished: str) -> Provenance:
         seed=session.selection.seed if session.selection.recipe else metadata.seed or 0,
         points=session.selection.points,
         shard=session.selection.shard,
+        made_by=dict(Counter(record.made_by or UNKNOWN for record in kept)),
         versions=provenance.versions(),
         commit=provenance.commit(),
         hardware=provenance.hardware(),

@@ -56,6 +56,12 @@ def commit() -> str | None:
         return None
 
 
+def maker() -> str:
+    """This package in a few words: its version, and the commit in a checkout, e.g. `0.3.0 1a2b3c4d5e6f+changes`."""
+    head, changes, _ = (commit() or "").partition("+changes")
+    return f"{versions().get('robustcli', 'unknown')} {head[:12]}{changes}".rstrip()
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

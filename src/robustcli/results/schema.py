@@ -68,6 +68,7 @@ class PointRecord(Record):
     witness: str | None = Field(None, description="file name under witnesses/")
     reason: str | None = Field(None, description="why unknown: time-out, tie, gap, solver status")
     seconds: float = Field(ge=0)
+    made_by: str | None = Field(None, description="the robustcli that answered: version, and commit in a checkout")
     details: dict[str, Any] = Field(default={}, description="per method: bounds, nodes, unstable units, ...")
 
 
@@ -179,6 +180,9 @@ class Provenance(Record):
     seed: int
     points: str = Field(description="which points were asked for, `a:b`")
     shard: str | None = None
+    made_by: dict[str, int] = Field(
+        {}, description="points by the robustcli that answered them; a rerun keeps what an earlier version answered"
+    )
     versions: dict[str, str]
     commit: str | None
     hardware: str
