@@ -22,7 +22,7 @@ from robustcli.networks.network import Network, margin_rows
 from robustcli.norms import NORMS, exponent
 from robustcli.recipes.methods import Expressive
 from robustcli.recipes.model import Recipe
-from robustcli.training.expressive import LOSSES
+from robustcli.training.expressive import LOSSES, inside
 from robustcli.training.ibp import IntervalLoss, make, weight_sum
 from robustcli.training.interval_pass import bounds, clean_pass, cross_entropies
 from robustcli.training.objective import Moment
@@ -216,6 +216,29 @@ def test_sabr_with_the_whole_radius_is_ibp(norms: list[str]) -> None:
         whole = loss(network, {"name": "sabr", "ratio": 1.0, "norms": norms, "boxed": boxed})
         assert whole == pytest.approx(loss(network, {"name": "ibp", "norms": norms, "boxed": boxed}), rel=1e-9)
         assert loss(network, {"name": "sabr", "ratio": 0.3, "norms": norms, "boxed": boxed}) < whole
+
+
+@pytest.mark.parametrize("ratio", [0.4, 0.7])
+def test_the_small_box_at_the_border_is_that_of_the_paper(ratio: float) -> None:
+    """In [l, u], cut with the input box: radius t = min(ratio eps, (u - l) / 2) around the point clipped to
+    [l + t, u - t], coordinate by coordinate."""
+    x = torch.tensor([[0.0, 0.02, 0.5, 0.97, 1.0]], dtype=torch.float64)
+    points = x + 0.1 * torch.tensor([[-1.0], [-0.3], [0.0], [0.6], [1.0]], dtype=torch.float64)
+    ball = Ball.around(x.expand(5, 5), 0.1, math.inf, (0.0, 1.0))
+    low, high = ball.bounding_box()
+    t = torch.clamp((high - low) / 2, max=ratio * 0.1)
+    middle = torch.minimum(torch.maximum(points, low + t), high - t)
+    for found, expected in zip(inside(ball, ratio, points).bounding_box(), (middle - t, middle + t), strict=True):
+        assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(NORMS)))
+def test_the_hull_of_small_balls_is_no_smaller_than_any_of_them(order: tuple[str, ...]) -> None:
+    """They lie around different points: each norm has its own attack."""
+    settings = {"name": "sabr", "ratio": 0.4, "norms": list(order)}
+    for name in ("dense", "convolutional"):
+        whole, worst = (loss(NETWORKS[name], {**settings, "union": union}) for union in ("hull", "worst"))
+        assert whole > worst
 
 
 @pytest.mark.parametrize("norm", NORMS)

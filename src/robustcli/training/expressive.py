@@ -17,6 +17,7 @@ so that at large l1 radii they say little of what backward bounds certify afterw
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -142,13 +143,26 @@ class SmallBall:
     settings: SmallBoxSettings
 
     def __call__(self, batch: Batch) -> tuple[Tensor, list[MarginBounds]]:
-        ratio = self.settings.ratio
-        small = [
-            replace(ball, center=replace(ball, eps=(1 - ratio) * ball.eps).project(points), eps=ratio * ball.eps)
-            for ball, points in zip(batch.balls, batch.attacked(self.settings.attack), strict=True)
-        ]
-        passes = batch.bounds(small)
+        attacked, ratio = batch.attacked(self.settings.attack), self.settings.ratio
+        passes = batch.bounds([inside(ball, ratio, points) for ball, points in zip(batch.balls, attacked, strict=True)])
         return mean_loss(batch.union.join(passes)), passes
+
+
+def inside(ball: Ball, ratio: float, points: Tensor) -> Ball:
+    """The ball of a share of the radius, as near to the points as it can be inside the whole one.
+
+    linf balls are cut with the box first (Mueller et al.'s code), so that what is left of the small ball does not shrink
+    at the border: a pixel at 0 gets 2 ratio eps, or all of its [0, eps] where that is less.
+    """
+    small = ratio * ball.eps
+    if ball.box is None or not math.isinf(ball.p):
+        return replace(ball, center=replace(ball, eps=(1 - ratio) * ball.eps).project(points), eps=small)
+    down, up = ball.room()
+    eps, reach = (radius.view(-1, *[1] * (points.dim() - 1)) for radius in (ball.eps, small))
+    first, last = ball.center - down + reach, ball.center + up - reach
+    # Where the small ball is the wider one, it ends where the whole one does, and the box cuts it on its other side.
+    center = torch.where((first > last) & (down >= eps), first, points.clamp(first, last))
+    return replace(ball, center=center, eps=small)
 
 
 @dataclass(frozen=True)

@@ -75,13 +75,14 @@ def _for_batch(layer: BatchNorm, values: Tensor) -> Scaling:
 def first_bounds(block: Block, balls: Sequence[Ball]) -> Bounds:
     """Exact bounds of the first layer over the union of the balls, which have one radius a norm.
 
-    Balls without a box share their middles, and a unit falls as far as it rises: their largest radius is found on one
-    point, before any tensor of the size of the batch.
+    Without a box a unit falls as far as it rises. Such balls often share their middles: their largest radius is found on
+    one point, before any tensor of the size of the batch.
     """
     parts = [first_layer(block, ball) for ball in balls if ball.box is not None]
-    free = [unit_norms(block, ball) * ball.eps.amax() for ball in balls if ball.box is None]
-    if free:
-        middle, radius = block(balls[0].center), torch.stack(free).amax(0)
+    free = [ball for ball in balls if ball.box is None]
+    for center in {id(ball.center): ball.center for ball in free}.values():
+        reaches = [unit_norms(block, ball) * ball.eps.amax() for ball in free if ball.center is center]
+        middle, radius = block(center), torch.stack(reaches).amax(0)
         parts.append(Bounds(middle - radius, middle + radius))
     found = parts[0]
     for part in parts[1:]:
