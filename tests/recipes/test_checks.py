@@ -27,6 +27,16 @@ KW = "method={name: kw, norm: linf, "
         ),
         ([KW + "start_eps: 0.2, ramp_epochs: 5}"], "method.start_eps: 0.2 is above eps.linf = 0.1"),
         ([KW + "start_eps: 0.01, ramp_epochs: 101}"], "method.ramp_epochs: 101 exceeds training.epochs = 100"),
+        (
+            [KW + "tightness: {gap: 1}}", "training.epochs=19"],
+            "tightness.warmup_epochs: 20 exceeds training.epochs = 19",
+        ),
+        ([KW + "}", "training.batch_norm=true"], "training.batch_norm: kw does not know it; plain, at, "),
+        (["training.batch_norm=true"], "training.batch_norm: mmr does not know it"),
+        (
+            ["method={name: cross-lipschitz, lmbd: 1}", "training.batch_norm=true"],
+            "batch_norm: cross-lipschitz does not",
+        ),
         (["dataset=har", KW + "boxed: true}"], "method.boxed: har has no input box"),
         (["dataset=har", "normalise=dataset"], "normalise: har has no mean and deviation"),
         (["dataset=har", "training.augmentation=crop-mirror"], "training.augmentation: har holds no images"),

@@ -32,6 +32,25 @@ def test_a_nested_value_keeps_the_defaults_beside_it() -> None:
     assert recipe.training.batch_size == 128
 
 
+def test_settings_given_in_part_keep_the_defaults_of_their_method() -> None:
+    """In a file as on the command line: a share of CROWN-IBP starts at 1, of any other method at 0."""
+    interval = "ramp: {epochs: 2}, norms: [linf]"
+    for method, path, given, expected in (
+        (f"name: crown-ibp, {interval}", "beta", {"end": 0.5}, {"start": 1.0, "end": 0.5}),
+        (
+            f"name: sabr, ratio: 0.4, {interval}",
+            "attack",
+            {"radius": 2.0},
+            {"steps": 8, "step_size": 0.5, "radius": 2.0},
+        ),
+    ):
+        ((key, value),) = given.items()
+        inline = _with(f"method={{{method}, {path}: {{{key}: {value}}}}}")
+        apart = _with(f"method={{{method}}}", f"method.{path}.{key}={value}")
+        assert getattr(inline.method, path).model_dump() == expected
+        assert inline.hash == apart.hash
+
+
 def test_the_whole_method_can_be_replaced() -> None:
     assert _with("method={name: plain}").method == Plain(name="plain")
     recipe = _with("method.adversarial={name: at, norms: [linf]}", "method.adversarial.steps=7")

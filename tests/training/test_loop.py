@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from robustcli.devices import choose
-from robustcli.errors import UsageError
+from robustcli.errors import DataError, RecipeError, UsageError
 from robustcli.results.schema import EpochRecord
 from robustcli.training.loop import error
 from robustcli.training.plan import plan
@@ -29,6 +30,27 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_per_epoch(tmp_path: Path, batch_size: int, drop_last: bool, steps: int) -> None:
     trainer = prepare(request(tmp_path, tiny_recipe(batch_size=batch_size, drop_last=drop_last)))
     assert trainer.steps_per_epoch == steps
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "drop_last", "alone"), [(139, False, True), (139, True, False), (1, True, True)]
+)
+def test_a_single_point_has_no_batch_statistics(tmp_path: Path, batch_size: int, drop_last: bool, alone: bool) -> None:
+    asked = request(tmp_path, tiny_recipe("ibp", batch_size=batch_size, drop_last=drop_last, batch_norm=True))
+    if alone:
+        with pytest.raises(RecipeError, match="batch_norm: 140 rows in batches of"):
+            prepare(asked)
+    else:
+        assert prepare(asked).steps_per_epoch == 1
+
+
+def test_one_class_is_nothing_to_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"{split}.npz", images=np.zeros((4, 6), np.float32), labels=np.zeros(4, np.int64))
+    recipe = tiny_recipe(augmentation="none").model_copy(update={"dataset": f"npz:{tmp_path}"})
+    with pytest.raises(DataError, match="has one class"):
+        prepare(request(tmp_path / "runs", recipe))
 
 
 def test_an_epoch_meets_every_point_once_and_each_epoch_has_its_order(tmp_path: Path) -> None:

@@ -11,7 +11,16 @@ from robustcli.data.specs import OWN_PREFIX, SPECS, Spec, spec
 from robustcli.errors import UnknownNameError, UsageError
 from robustcli.networks.architectures import architecture, description
 from robustcli.norms import NORMS, check_eps, exponent, radius
-from robustcli.recipes.methods import Colt, ConvexPolytope, Intervals, ReluStability
+from robustcli.recipes.methods import (
+    Adversarial,
+    Colt,
+    ConvexPolytope,
+    CrownIntervals,
+    Intervals,
+    Plain,
+    ReluStability,
+    Tightening,
+)
 from robustcli.recipes.model import Recipe
 from robustcli.recipes.problems import Path, Problem
 
@@ -19,12 +28,15 @@ from robustcli.recipes.problems import Path, Problem
 def disagreements(recipe: Recipe) -> list[Problem]:
     """All contradictions of a well-formed recipe; empty when it holds together."""
     problems = list(_radii(recipe))
+    if isinstance(recipe.method, ConvexPolytope | CrownIntervals):
+        problems += _tightness(recipe, recipe.method.tightness)
     if isinstance(recipe.method, ConvexPolytope):
         problems += _ramp(recipe, recipe.method)
     if isinstance(recipe.method, Intervals | ReluStability):
         problems += _growth(recipe, recipe.method)
     if isinstance(recipe.method, Colt):
         problems += _stages(recipe, recipe.method)
+    problems += _normalised(recipe)
     problems += names_and_radii(recipe.model_dump())
     known = spec(recipe.dataset) if recipe.dataset in SPECS else None
     # The user's own arrays (npz:PATH) say shape and box themselves; they are read when training starts.
@@ -99,6 +111,24 @@ def _ramp(recipe: Recipe, method: ConvexPolytope) -> Iterator[Problem]:
         yield Problem(("method", "projections"), "there are none for l1 balls, and none for l2 balls cut with the box")
 
 
+def _normalised(recipe: Recipe) -> Iterator[Problem]:
+    """Methods that take a layer's rows beside its values need batch normalisation that does not move with the batch."""
+    method = recipe.method
+    if not recipe.training.batch_norm or isinstance(method, Plain | Adversarial | Intervals | ReluStability):
+        return
+    reason = f"{method.name} does not know it; plain, at, relu-stability and the methods from ibp to sabr do"
+    if isinstance(method, Colt):
+        reason = "stages freeze layers, which statistics of later batches would move"
+    yield Problem(("training", "batch_norm"), reason)
+
+
+def _tightness(recipe: Recipe, weights: Tightening | None) -> Iterator[Problem]:
+    """The weights of 004's regularisers arrive before training ends."""
+    if weights is not None and weights.warmup_epochs > (epochs := recipe.training.epochs):
+        path = ("method", "tightness", "warmup_epochs")
+        yield Problem(path, f"{weights.warmup_epochs} exceeds training.epochs = {epochs}")
+
+
 def _growth(recipe: Recipe, method: Intervals | ReluStability) -> Iterator[Problem]:
     """A growing radius arrives before training ends."""
     last = method.ramp.start + method.ramp.epochs
@@ -113,8 +143,6 @@ def _stages(recipe: Recipe, method: Colt) -> Iterator[Problem]:
         yield Problem(("training", "epochs"), f"{epochs} cannot be shared equally by {method.stages} stages")
     elif method.mix_epochs > epochs // method.stages:
         yield Problem(("method", "mix_epochs"), f"{method.mix_epochs} exceeds the {epochs // method.stages} of a stage")
-    if recipe.training.batch_norm:
-        yield Problem(("training", "batch_norm"), "stages freeze layers, which statistics of later batches would move")
     try:
         layers = len(architecture(recipe.architecture).plan)
     except UsageError:

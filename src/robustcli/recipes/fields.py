@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from robustcli.norms import radius
 
@@ -30,6 +30,22 @@ Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
-    """Frozen; unknown keys are errors."""
+    """Frozen; unknown keys are errors; the rest of settings given in part is what they are by default in this place."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_rest_by_default(cls, data: Any) -> Any:
+        """`beta: {end: 0.5}` starts where the method's beta starts, not where a share of any method does."""
+        if not isinstance(data, dict):
+            return data
+        places = {
+            name: field.default for name, field in cls.model_fields.items() if field.annotation is type(field.default)
+        }
+        partly = {
+            name: {**default.model_dump(), **data[name]}
+            for name, default in places.items()
+            if isinstance(default, Strict) and isinstance(data.get(name), dict)
+        }
+        return {**data, **partly}

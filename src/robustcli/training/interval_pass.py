@@ -75,8 +75,8 @@ def _for_batch(layer: BatchNorm, values: Tensor) -> Scaling:
 def first_bounds(block: Block, balls: Sequence[Ball]) -> Bounds:
     """Exact bounds of the first layer over the union of the balls, which have one radius a norm.
 
-    Without a box a unit falls as far as it rises. Such balls often share their middles: their largest radius is found on
-    one point, before any tensor of the size of the batch.
+    Without a box a unit falls as far as it rises. Where such balls share their middles, their largest radius is found
+    on one point, before any tensor of the size of the batch.
     """
     parts = [first_layer(block, ball) for ball in balls if ball.box is not None]
     free = [ball for ball in balls if ball.box is None]

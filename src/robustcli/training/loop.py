@@ -112,6 +112,12 @@ class Trainer:
             raise RecipeError(f"training.held_out {self.settings.held_out} leaves none of {len(train)} training rows")
         self.batch = min(self.settings.batch_size, self.rows)
         whole = self.rows // self.batch if self.settings.drop_last else math.ceil(self.rows / self.batch)
+        last = 0 if self.settings.drop_last else self.rows % self.batch
+        if self.settings.batch_norm and (last or self.batch) == 1:
+            raise RecipeError(
+                f"training.batch_norm: {self.rows} rows in batches of {self.batch} end with a single one",
+                "set training.drop_last to true, or another training.batch_size",
+            )
         self.steps_per_epoch = max(whole, 1)
         self.total_steps = self.steps_per_epoch * self.settings.epochs
 

@@ -192,6 +192,8 @@ def prepare(request: Request, group: Group = ALONE) -> Trainer:
     recipe, device = request.recipe, choose(request.device)
     training, test = (load_split(recipe.dataset, split, partial=recipe.partial) for split in ("train", "test"))
     spec = training.spec
+    if spec.classes < 2:
+        raise DataError(f"{spec.name} has one class: there is nothing to tell apart", "training needs two at least")
     normalise = (spec.mean, spec.std) if recipe.normalise == "dataset" else None
     if normalise is not None and None in normalise:
         raise DataError(f"{spec.name} declares no mean and deviation", "set normalise to none")
