@@ -35,7 +35,7 @@ def test_only_what_determines_the_network_counts() -> None:
         ("mnist-cnn-mmr-universal", "cc50b53c31b98142"),
         ("mnist-fc10-mmr-at-l2", "b001f081eda1df77"),
         ("cifar10-cnn-mmr-at-linf", "947563c180d2f48b"),
-        ("mnist-cnn-kw-linf", "ba96084b938c1c66"),
+        ("mnist-cnn-kw-linf-003", "d7b59edc70ecf5d2"),
         ("gtsrb-cnn-at-union", "c6813706b16bfac7"),
     ],
 )

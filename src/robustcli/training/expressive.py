@@ -151,8 +151,8 @@ class SmallBall:
 def inside(ball: Ball, ratio: float, points: Tensor) -> Ball:
     """The ball of a share of the radius, as near to the points as it can be inside the whole one.
 
-    linf balls are cut with the box first (Mueller et al.'s code), so that the small one does not shrink at the border: a
-    pixel at 0 gets 2 ratio eps, or all of its [0, eps] where that is less.
+    linf balls are cut with the box first (Mueller et al.'s code), so that the small one does not shrink at the border:
+    a pixel at 0 gets 2 ratio eps, or all of its [0, eps] where that is less.
     """
     small = ratio * ball.eps
     if ball.box is None or not math.isinf(ball.p):

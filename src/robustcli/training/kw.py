@@ -36,7 +36,8 @@ from robustcli.training.tightness import terms
 def scheduled_eps(settings: Settings, eps: float, epoch: int) -> float:
     """The radius of an epoch (1..E): linear from start_eps in epoch 1 to eps in epoch ramp_epochs + 1, then eps.
 
-    eps_t = s + t / R (eps - s) for t = epoch - 1 <= R (the schedule of 003's scripts, where R is half of all epochs).
+    eps_t = s + t / R (eps - s) for t = epoch - 1 <= R: the schedule of 003's scripts, where R is half of all epochs.
+    Those of 2018 take n values from s to eps, both included: R = n - 1.
     """
     if settings.start_eps is None or settings.ramp_epochs == 0:
         return eps
