@@ -135,6 +135,19 @@ def test_never_farther_than_the_start(name: str, p: float) -> None:
 
 
 @pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("name", NEAREST)
+def test_a_ball_that_just_holds_the_nearest_point_is_entered_from_outside(name: str, p: float) -> None:
+    """The way that leads to a point at distance d leads there as well when no other point counts."""
+    free = task_of(dense([8, 10, 10, 3], 2), 8, p, math.inf)
+    found = NEAREST[name](free)
+    rows = found.success.nonzero().squeeze(1)
+    assert len(rows) >= 6
+    ball = replace(free.ball, eps=torch.where(found.success, found.distances * 1.0001, 1.0))
+    again = NEAREST[name](replace(free, ball=ball))
+    assert bool(again.success[rows].all())
+
+
+@pytest.mark.parametrize("p", NORMS)
 def test_descent_ends_in_the_lowest_margin_of_most_small_nets(p: float) -> None:
     """Never below the true minimum; at it (or at a success, where it is negative) unless another valley is deeper."""
     reached = 0

@@ -66,7 +66,7 @@ def attacked(name: str, network: Network, x: Tensor, y: Tensor, p: float, box: B
 
 
 def check(found: Found, network: Network, x: Tensor, y: Tensor, p: float, box: Box) -> None:
-    """Successes are misclassified points of the box at the distance told; the others are the points themselves."""
+    """Successes are misclassified points of the box at the distance told."""
     hit = found.success
     assert not bool(found.points.isnan().any() | found.margins.isnan().any() | found.distances.isnan().any())
     assert bool((margins(network.double()(found.points), y)[hit] < 0).all())
@@ -88,6 +88,17 @@ def test_linear_classifiers_in_closed_form(name: str, p: float, boxed: bool) -> 
     excess = found.distances / wanted - 1
     assert float(excess.min()) > -1e-9
     assert float(excess.median()) < CASES[name].near
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("name", ["fab", "fab-t"])
+def test_where_nothing_is_in_the_ball_the_lowest_margin_seen_is_told(name: str, p: float) -> None:
+    network, x, y = linear()
+    eps = 0.9 * float(linear_distances(network, x, y, p, UNIT).min())
+    found = attacked(name, network, x, y, p, eps=eps)
+    assert not bool(found.success.any())
+    assert bool((found.margins < margins(network(x), y)).all())
+    assert bool(Ball.around(x, eps, p, UNIT).contains(found.points).all())
 
 
 @every

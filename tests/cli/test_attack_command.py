@@ -77,6 +77,9 @@ def test_every_attack_about_every_point(model: Path, capsys: pytest.CaptureFixtu
         (["--budget", "soon"], "neither passes per point nor a time"),
         (["--budget", "0"], "neither passes per point nor a time"),
         (["--budget", "1.5"], "neither passes per point nor a time"),
+        (["--budget", "60s", "--batch-size", "8"], "--batch-size with a --budget of time"),
+        (["--replay", "-a", "fgsm"], "--replay searches for nothing"),
+        (["-a", "pgd", "--restarts", "0"], "restarts"),
     ],
 )
 def test_what_cannot_be_asked(model: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,6 +154,21 @@ class TestReplay:
         said = capsys.readouterr()
         assert "1 failed" in said.out
         assert path.name in said.err
+
+    @pytest.mark.parametrize("lie", ["label", "point"])
+    def test_one_of_another_point_is_not_confirmed(
+        self, model: Path, folder: Path, lie: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = sorted(folder.glob("*.npz"))[0]
+        with np.load(path) as file:
+            data = dict(file)
+        np.savez(
+            path, **{**data, lie: data["label"] * 0 + (data["label"] + 1) % 10 if lie == "label" else data["point"] / 2}
+        )
+        count = len(list(folder.glob("*.npz")))
+        assert attack(model, "--replay", "--json") == 0
+        found = document(capsys)
+        assert (found["witnesses"], found["confirmed"], found["of_other_points"]) == (count - 1, count - 1, 1)
 
     def test_without_any(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert attack(model, "--replay") == 0

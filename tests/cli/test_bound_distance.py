@@ -92,3 +92,4 @@ def test_attacks_by_name(model: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert one["mean"] >= summary["distance"]["mean_upper"] - 1e-9
         assert one["ratio"] is None or min(one["ratio"]["curve"]) >= 1
     assert (summary["distance"]["share_exact"] > 0) == ("attack / exact, linf" in shown)
+    assert run([*question, "-a", "fab", "--restarts", "0", "--steps", "20", "--targets", "2"]) == 0

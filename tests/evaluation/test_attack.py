@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from robustcli.attacks.contract import Found, Task
 from robustcli.attacks.registry import ROWS
 from robustcli.attacks.settings import FgsmSettings
 from robustcli.balls import Ball
+from robustcli.errors import DataError
 from robustcli.evaluation.attack import Attacker, Settings
 from robustcli.evaluation.batch import Batch
 from robustcli.networks.checkpoints import Metadata, save
@@ -25,7 +27,7 @@ from robustcli.networks.network import Network, margins
 from robustcli.norms import exponent
 from robustcli.results.schema import PointRecord, Question
 from robustcli.results.store import PointStore, write_question
-from robustcli.results.witnesses import all_witnesses, load
+from robustcli.results.witnesses import all_witnesses, load, store
 from tests.nets import convolutional
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "verify_witnesses.py"
@@ -178,6 +180,50 @@ def test_the_nearest_known_witness_is_where_searches_for_the_nearest_begin(
     assert broken
     for index, witness in broken.items():
         assert torch.equal(seen[index], torch.from_numpy(witness))
+
+
+@pytest.mark.parametrize("taken", [1, 5])
+def test_a_rerun_after_an_interruption_says_what_it_would_have_said(
+    network: Network, tmp_path: Path, taken: int
+) -> None:
+    """A witness goes to disk with its record: none is known to the rerun that no record tells of."""
+    asked = batch(network, "linf", EPS["linf"])
+    whole = in_order(Attacker(network, QUICK, tmp_path / "whole")(asked))
+    running = iter(Attacker(network, QUICK, tmp_path / "twice")(asked))
+    first = list(itertools.islice(running, taken))
+    running.close()
+    told = {record.witness for record in first if record.witness}
+    assert {path.name for path in (tmp_path / "twice").glob("*.npz")} == told
+    left = [place for place in range(12) if place not in {record.index for record in first}]
+    rest = Attacker(network, QUICK, tmp_path / "twice")(asked.take(torch.tensor(left)))
+    for one, other in zip(in_order([*first, *rest]), whole, strict=True):
+        assert (one.verdict, one.method) == (other.verdict, other.method)
+
+
+def test_attacks_that_stand_alone_start_from_no_known_witness(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(Attacker(network, QUICK, tmp_path)(batch(network, "linf", 10 * EPS["linf"])))
+    asked = batch(network, "linf", EPS["linf"] / 100)
+
+    def look(task: Task, _: FgsmSettings) -> Found:
+        assert torch.equal(task.near, asked.points)
+        return task.nothing()
+
+    monkeypatch.setitem(ROWS, "fgsm", replace(ROWS["fgsm"], attack=look))
+    assert (
+        len(list(Attacker(network, Settings(attacks=Settings.only("fgsm").attacks, each=True), tmp_path)(asked))) == 12
+    )
+
+
+def test_a_known_witness_of_another_shape_is_named(network: Network, tmp_path: Path) -> None:
+    (record, *_) = in_order(Attacker(network, QUICK, tmp_path)(batch(network, "linf", 10 * EPS["linf"])))
+    assert record.witness is not None
+    item = load(tmp_path / record.witness)
+    strange = replace(item, point=item.point[:, :4], witness=item.witness[:, :4])
+    store(tmp_path, strange)
+    with pytest.raises(DataError, match=rf"{strange.name} has shape \(1, 4, 8\)"):
+        Attacker(network, QUICK, tmp_path)
 
 
 @pytest.mark.parametrize("each", [False, True])

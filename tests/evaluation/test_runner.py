@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 from robustcli.cli.app import run
-from robustcli.errors import Interrupted
+from robustcli.errors import IncompleteError, Interrupted
 from robustcli.evaluation import certify as module
 from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.certify import Certifier, FirstPass, Settings
@@ -117,6 +119,26 @@ def test_ctrl_c_keeps_what_was_decided(model: Path, tmp_path: Path) -> None:
         answer(current, question(current), Pressed(current.exact, Settings()))
     assert sorted(PointStore(current.run.question_dir(question(current))).records()) == list(range(16))
     assert solve(current) == solve(session(model, out=tmp_path / "b", batch_size=8))
+
+
+@pytest.mark.parametrize(("pausing", "kept"), [(False, 40), (True, 1)])
+def test_time_over_loses_nothing_that_is_decided(model: Path, tmp_path: Path, pausing: bool, kept: int) -> None:
+    """Records that come together are kept together; the place to stop is where the evaluator says."""
+
+    class Slow(Certifier):
+        def __call__(self, batch: Batch) -> Iterator[PointRecord]:
+            records = list(super().__call__(replace(batch, pause=lambda: None)))
+            assert len(records) > 1
+            time.sleep(0.3)
+            yield records[0]
+            if pausing:
+                batch.pause()
+            yield from records[1:]
+
+    current = session(model, out=tmp_path / "a", batch_size=40, max_seconds=0.2)
+    with pytest.raises(IncompleteError, match=f"{kept} of 60 points"):
+        answer(current, question(current), Slow(current.exact, Settings()))
+    assert len(PointStore(current.run.question_dir(question(current))).records()) == kept
 
 
 def test_result_files_validate_against_the_published_schema(model: Path, tmp_path: Path) -> None:

@@ -67,3 +67,24 @@ def test_damage_is_one_clear_error(witness: Witness, tmp_path: Path, damage: str
         np.savez(path, point=np.array([{"run": "me"}], dtype=object))
     with pytest.raises(DataError, match=path.name):
         load(path)
+
+
+def test_any_changed_byte_is_an_error_or_harmless(witness: Witness, tmp_path: Path) -> None:
+    path = tmp_path / store(tmp_path, witness)
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            back = load(path)
+        except DataError:
+            refused += 1
+        else:
+            assert np.array_equal(back.witness, witness.witness)
+            assert (back.name, back.label, back.margin) == (path.name, witness.label, witness.margin)
+    assert refused > len(whole) // 6
+
+
+def test_a_witness_has_the_shape_of_its_point(witness: Witness, tmp_path: Path) -> None:
+    path = tmp_path / store(tmp_path, replace(witness, witness=witness.witness.ravel()))
+    with pytest.raises(DataError, match="for a point of shape"):
+        load(path)

@@ -105,7 +105,7 @@ def ended(task: Task, moves: Tensor) -> Found:
     found = task.judge(clipped(task.ball.center + moved, task.ball.box))
     for share in LONGER:
         longer = task.judge(clipped(task.ball.center + (1 + share) * moved, task.ball.box))
-        found = found.or_else(longer, lambda some: (~some.success).double())
+        found = found.or_else(longer, lambda some: [(~some.success).double()])
     near = pulled(task.exact, task.ball.center, task.labels, found.points, task.ball.box)
     return found.or_else(task.judge(near), shortest).spent(PULL_PASSES)
 

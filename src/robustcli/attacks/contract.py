@@ -10,7 +10,7 @@ never on the rest of the batch: blocks have a fixed number of rows, and random n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -123,9 +123,12 @@ class Found:
         """Some of the answers, [N] positions."""
         return Found(*(getattr(self, part.name)[index] for part in fields(self)))
 
-    def or_else(self, other: Found, by: Callable[[Found], Tensor]) -> Found:
-        """Point by point the answer for which `by` is smaller; this one where both are alike. Passes add up."""
-        better = by(other) < by(self)
+    def or_else(self, other: Found, by: Callable[[Found], Sequence[Tensor]]) -> Found:
+        """Point by point the answer for which `by` is smaller, ties told by what comes next in it; this one where both
+        are alike. Passes add up."""
+        better = torch.zeros_like(self.success)
+        for mine, theirs in reversed(list(zip(by(self), by(other), strict=True))):
+            better = (theirs < mine) | ((theirs == mine) & better)
         wide = better.view(-1, *[1] * (self.points.dim() - 1))
         return Found(
             torch.where(wide, other.points, self.points),
@@ -145,11 +148,11 @@ class Found:
         return Found(*parts)
 
 
-def lowest_margin(found: Found) -> Tensor:
+def lowest_margin(found: Found) -> tuple[Tensor, Tensor]:
     """What a fixed radius prefers: a success, then the smaller margin."""
-    return found.margins - torch.where(found.success, 1e30, 0.0)
+    return (~found.success).to(found.margins.dtype), found.margins
 
 
-def shortest(found: Found) -> Tensor:
-    """What the smallest distance prefers."""
-    return found.distances
+def shortest(found: Found) -> tuple[Tensor, Tensor]:
+    """What the smallest distance prefers: the nearer success; of two failures the smaller margin."""
+    return found.distances, found.margins

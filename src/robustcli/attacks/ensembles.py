@@ -59,7 +59,7 @@ NEAREST_ENSEMBLES: dict[str, tuple[Member, ...]] = {
         Member("linear-region", {"regions": 50}, (2.0, math.inf)),
     ),
     "quick": (Member("nearest", {"rounds": 10, "steps": 50}),),
-    "paper-000": (Member("carlini-wagner"),),
+    "paper-000": (Member("carlini-wagner", {"searches": 20, "steps": 10000}),),
     "paper-001": (
         Member("fab", {"steps": 100, "restarts": 10, "targets": 0}),
         Member("linear-region", {"regions": 400}, (2.0,)),

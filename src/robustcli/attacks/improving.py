@@ -83,13 +83,13 @@ def free(task: Task, radius: Tensor | float = torch.inf) -> Task:
 @torch.no_grad()
 def first_points(task: Task, settings: StartSettings) -> Found:
     """A misclassified point for every row: the nearer of the centre and the one known, and what a search finds where
-    neither is misclassified. Balls of the task only bound the search."""
+    neither is misclassified. It may lie beyond the ball: from there the way leads inwards."""
     everywhere = free(task)
     found = everywhere.nothing().or_else(everywhere.judge(task.near), shortest)
     limit = covering_radius(task.ball.p, math.prod(task.network.input_shape), task.ball.box)
     radius = linear_distance(task) * 1.5
     for number in range(settings.rounds):
-        radius = radius.minimum(task.ball.eps).clamp(max=limit)
+        radius = radius.clamp(max=limit)
         todo = (~found.success & task.rivals.any(1)).nonzero().squeeze(1)
         for block, part in free(task, radius).take(todo).blocks():
             ball, rows = part.ball.to(part.network.dtype), todo[block]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli.cli import common
+from robustcli.errors import UsageError
 from robustcli.norms import NORMS
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def attack(
         str | None, typer.Option("--budget", help="Passes per point (2000), or time for all points (60s, 5m).")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Gradient steps of each run.")] = None,
-    restarts: Annotated[int | None, typer.Option("--restarts", min=1, help="Runs against all other classes.")] = None,
+    restarts: Annotated[int | None, typer.Option("--restarts", min=0, help="Runs against all other classes.")] = None,
     targets: Annotated[int | None, typer.Option("--targets", min=0, help="Runs against one other class each.")] = None,
     replay: Annotated[bool, typer.Option("--replay", help="Only check all stored witnesses again.")] = False,
     attack_seed: Annotated[int, typer.Option("--attack-seed", min=0, help="Of the random starts.")] = 0,
@@ -37,11 +38,14 @@ def attack(
     Example: robust attack --recipe digits-fc-at-linf --norm l1 --eps 0.6
     """
 
+    if replay and (names or each or budget or steps or restarts or targets is not None):
+        raise UsageError("--replay searches for nothing: it takes no other option of attacks", "ask without --replay")
+
     def make(session: Session, norm: str) -> common.Plan | common.Checked:
         if replay:
             from robustcli.evaluation.replay import Replay
 
-            done = Replay(session.exact, session.model_hash, session.run.witnesses)
+            done = Replay(session.exact, session.model_hash, session.run.witnesses, session.data)
             return common.Checked(str(done), done.document(), done.problem)
         from robustcli.evaluation.attack import Attacker, Settings
         from robustcli.norms import exponent
@@ -56,6 +60,12 @@ def attack(
             restarts=restarts,
             targets=targets,
         )
-        return common.Plan(Attacker(session.network, settings, session.run.witnesses), settings.model_dump())
+        attacker = Attacker(session.network, settings, session.run.witnesses)
+        if attacker.budget.seconds is not None and session.selection.batch_size is not None:
+            raise UsageError(
+                "--batch-size with a --budget of time: each attack goes through all points before the next one starts",
+                "leave one of them out, or give the budget in passes",
+            )
+        return common.Plan(attacker, settings.model_dump())
 
     return make

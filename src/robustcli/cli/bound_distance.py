@@ -40,7 +40,7 @@ def bound_distance(
     no_attack: Annotated[bool, typer.Option("--no-attack", help="No attack where the region does not decide.")] = False,
     each: Annotated[bool, typer.Option("--each", help="Every attack from scratch about every point.")] = False,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Gradient steps of each run.")] = None,
-    restarts: Annotated[int | None, typer.Option("--restarts", min=1, help="Runs against all other classes.")] = None,
+    restarts: Annotated[int | None, typer.Option("--restarts", min=0, help="Runs against all other classes.")] = None,
     targets: Annotated[int | None, typer.Option("--targets", min=0, help="Runs against one other class each.")] = None,
     attack_seed: Annotated[int, typer.Option("--attack-seed", min=0, help="Of the random starts.")] = 0,
     memory: Annotated[

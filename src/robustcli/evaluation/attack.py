@@ -82,18 +82,18 @@ class Log:
 
     tried: per attack its passes, seconds, smallest margin, and whether it broke the point; with what else it tells.
     by: the first attack that broke it.
-    margin: the smallest margin found; `point` is where.
-    name: of the stored witness.
+    margin: the smallest margin found.
+    broken: the misclassified point of the ball, and the name of the attack that found it; stored with the record.
     cut: some attack could not spend all it would have spent.
     reach: classes not proved out of reach, [K] bool; None where that was not asked; `bounding` is its seconds.
     near: the nearest misclassified point known, outside the ball; low: the point of the ball with the smallest margin
-        that an attack has found (not where each attack is asked about every point: it then stands alone).
+        that an attack has found. Attacks that are each asked about every point stand alone: they start from neither.
     """
 
     tried: dict[str, dict[str, Any]] = field(default_factory=dict)
     by: str | None = None
     margin: float = float("inf")
-    name: str | None = None
+    broken: tuple[Tensor, str] | None = None
     cut: bool = False
     reach: Tensor | None = None
     bounding: float = 0.0
@@ -127,11 +127,13 @@ class Attacker:
         self.network, self.exact = network, network.double()
         self.settings, self.witnesses = settings, witnesses
         self.model = network.weights_hash()
-        self.known = Pool(witnesses, self.model)
+        self.known = Pool(witnesses, self.model, network.input_shape)
         self.budget = Budget.parse(settings.budget)
         self.clock = Clock(self.budget)
         self.chunk = CHUNK.get(network.device.type, CHUNK["cpu"])
-        self.batch_size = PORTIONS * self.chunk if self.budget.seconds is None else EVERY_POINT
+        # Where each attack is asked about every point there is nobody to wait for.
+        portions = 1 if settings.each else PORTIONS
+        self.batch_size = portions * self.chunk if self.budget.seconds is None else EVERY_POINT
 
     def __call__(self, batch: Batch) -> Iterator[PointRecord]:
         """One record per point, as soon as it is decided: `vulnerable` with a stored witness, or `unknown` with the
@@ -139,21 +141,30 @@ class Attacker:
         logs = [Log() for _ in range(len(batch))]
         for place in range(len(batch)):
             self._replay(batch, place, logs[place])
-        told = set()
+        everyone = list(range(len(logs)))
+        waiting = dict.fromkeys(everyone)
+        yield from self._decided(batch, everyone, logs, waiting)
         for number, chosen in enumerate(self.settings.attacks):
-            standing = [place for place, log in enumerate(logs) if log.by is None and not log.safe]
-            asked = list(range(len(logs))) if self.settings.each else standing
+            asked = everyone if self.settings.each else list(waiting)
             for some in _portions(batch, asked, self.chunk):
+                batch.pause()
                 self._attack(batch, some, logs, chosen, self._name(number))
+                yield from self._decided(batch, some.tolist(), logs, waiting)
             if number == 0 and len(self.settings.attacks) > 1 and not self.settings.each:
-                self._bound(batch, [place for place, log in enumerate(logs) if log.by is None], logs)
-            for place, log in enumerate(logs):
-                if (log.safe or (log.by is not None and not self.settings.each)) and place not in told:
-                    told.add(place)
-                    yield self._record(batch, place, log)
-        for place, log in enumerate(logs):
-            if place not in told:
-                yield self._record(batch, place, log)
+                batch.pause()
+                self._bound(batch, list(waiting), logs)
+                yield from self._decided(batch, list(waiting), logs, waiting)
+        for place in waiting:
+            yield self._record(batch, place, logs[place])
+
+    def _decided(
+        self, batch: Batch, places: Sequence[int], logs: list[Log], waiting: dict[int, None]
+    ) -> Iterator[PointRecord]:
+        """The records of those of the points that no further attack is asked about; they wait no longer."""
+        for place in places:
+            if logs[place].safe or (logs[place].by is not None and not self.settings.each):
+                del waiting[place]
+                yield self._record(batch, place, logs[place])
 
     def _bound(self, batch: Batch, places: list[int], logs: list[Log]) -> None:
         """Which classes some of the points can reach, as far as a budget of time goes."""
@@ -201,7 +212,7 @@ class Attacker:
         for number, place in enumerate(rows.tolist()):
             log = logs[place]
             known = log.low if goal == "radius" and log.low is not None else log.near
-            if known is not None:
+            if known is not None and not self.settings.each:
                 near[number] = known
         task = Task.of(self.network, batch.ball.take(rows), labels, seeds, near=near, exact=self.exact)
         for number, place in enumerate(rows.tolist()):
@@ -227,12 +238,9 @@ class Attacker:
             if number in sure:
                 margin = float(judged.margins[sure[number]])
                 if log.by is None:
-                    log.by, log.margin = name, margin
-                    point = judged.points[sure[number]]
-                    log.name = batch.keep(self.witnesses, place, point, margin, self.model, found_by=found_by)
+                    log.by, log.margin, log.broken = name, margin, (judged.points[sure[number]], found_by)
             elif log.by is None and margin < log.margin:
-                log.margin = margin
-                log.low = log.low if self.settings.each else found.points[number]
+                log.margin, log.low = margin, found.points[number]
             log.tried[name] = {
                 "broke": number in sure,
                 "margin": margin,
@@ -254,9 +262,7 @@ class Attacker:
         broke = bool(judged.success[best])
         if broke:
             log.by, log.margin = REPLAY, float(judged.margins[best])
-            log.name = batch.keep(
-                self.witnesses, place, judged.points[best], log.margin, self.model, found_by=stored[best].found_by
-            )
+            log.broken = judged.points[best], stored[best].found_by
         else:
             nearest = nearest_of(self.exact, batch, place, candidates)
             if nearest is not None:
@@ -270,7 +276,12 @@ class Attacker:
         }
 
     def _record(self, batch: Batch, place: int, log: Log) -> PointRecord:
-        fallen = log.by is not None
+        """The record of a point. Its witness goes to disk with it: one left by an interruption would be a known one to
+        the rerun, and no attack would have found it."""
+        fallen, name = log.by is not None, None
+        if log.broken is not None:
+            point, found_by = log.broken
+            name = batch.keep(self.witnesses, place, point, log.margin, self.model, found_by=found_by)
         reason = f"attack budget of {self.budget} ran out" if log.cut else "attack failed"
         if log.safe:
             reason = "no class in reach"
@@ -284,7 +295,7 @@ class Attacker:
             verdict="vulnerable" if fallen else "unknown",
             method=log.by or next(reversed(log.tried), self.settings.attacks[0].name),
             margin_upper=log.margin if fallen else None,
-            witness=log.name,
+            witness=name,
             reason=None if fallen else reason,
             seconds=log.seconds,
             details={"attacks": log.tried} | told,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,8 @@ class Batch:
         predicted: [B], equal to the labels.
         clean_margins: f_y - max_t f_t at the points, > 0, [B].
         ball: the balls of the question; eps is 0 for bound-distance.
+        pause: called by evaluators between two pieces of work, when all that is decided has been handed over; raises
+            where the time is over.
     """
 
     indices: Tensor
@@ -36,6 +38,7 @@ class Batch:
     predicted: Tensor
     clean_margins: Tensor
     ball: Ball
+    pause: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -49,6 +52,7 @@ class Batch:
             self.predicted[index],
             self.clean_margins[index],
             self.ball.take(index),
+            self.pause,
         )
 
     def keep(

@@ -222,6 +222,7 @@ class Cascade:
                 for row in torch.arange(len(state), device=state.margins.device).split(1):
                     yield from self._run(state.take(row), names[place:])
                 return
+            state.batch.pause()
             state, found = self._step(state, name, last=place + 1 == len(names))
             proved = found.proved.union((~state.open.any(1)).nonzero().flatten().tolist())
             for row in range(len(state)):

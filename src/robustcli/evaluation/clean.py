@@ -4,7 +4,7 @@ verdict), or handed to the evaluator."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,7 +16,14 @@ from robustcli.results.schema import PointRecord
 
 
 def judged(
-    exact: Network, evaluator: Evaluator, indices: Tensor, labels: Tensor, ball: Ball, *, verdicts: bool
+    exact: Network,
+    evaluator: Evaluator,
+    indices: Tensor,
+    labels: Tensor,
+    ball: Ball,
+    *,
+    verdicts: bool,
+    pause: Callable[[], None] = lambda: None,
 ) -> Iterator[PointRecord]:
     """One record a point: the evaluator's where the clean point is classified correctly, as soon as it has it.
 
@@ -27,6 +34,7 @@ def judged(
         labels: [B].
         ball: balls around all points, float64.
         verdicts: False for questions about distances, which have no verdict.
+        pause: see `Batch`.
     """
     begin = time.monotonic()
     with torch.no_grad():
@@ -43,6 +51,7 @@ def judged(
                 predicted=predicted[right],
                 clean_margins=clean[right],
                 ball=ball.take(right),
+                pause=pause,
             )
         )
     for row in (~(clean > 0)).nonzero().flatten().tolist():

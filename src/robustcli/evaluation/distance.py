@@ -113,7 +113,7 @@ class DistanceBounder:
     def __init__(self, network: Network, settings: Settings, witnesses: Place | None = None) -> None:
         self.network, self.exact, self.model = network, network.double(), network.weights_hash()
         self.settings, self.witnesses = settings, witnesses
-        self.known = Pool(witnesses, self.model)
+        self.known = Pool(witnesses, self.model, network.input_shape)
         # Records are written batch by batch: small ones where a point may take a minute.
         self.batch_size = 4 if NAME in settings.methods else 32
         needed = least_memory(network)

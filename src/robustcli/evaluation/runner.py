@@ -127,11 +127,10 @@ class _Answers:
         pending, size = self.pending, self.session.selection.batch_size or evaluator.batch_size
         for chunk in (pending[i : i + size] for i in range(0, len(pending), size)):
             self.check_time()
-            for record in _answer_batch(self.session, question, evaluator, chunk):
+            for record in _answer_batch(self.session, question, evaluator, chunk, self.check_time):
                 self.fresh.append(record)
                 if time.monotonic() - self.flushed > FLUSH:
                     self.flush()
-                    self.check_time()
             self.flush()
 
     def flush(self) -> None:
@@ -147,14 +146,14 @@ class _Answers:
     def check_time(self) -> None:
         """Stop when the time is over and there are points left."""
         limit = self.session.selection.max_seconds
-        if limit is not None and time.monotonic() - self.begin > limit and self.pending:
+        if limit is not None and time.monotonic() - self.begin > limit and len(self.pending) > len(self.fresh):
             raise IncompleteError(
                 f"{limit:g} seconds ran out", "the same command continues where it stopped, with the same limit"
             )
 
 
 def _answer_batch(
-    session: Session, question: Question, evaluator: Evaluator, indices: list[int]
+    session: Session, question: Question, evaluator: Evaluator, indices: list[int], pause: Callable[[], None]
 ) -> Iterator[PointRecord]:
     chosen = torch.tensor(indices)
     points = session.data.points(chosen, dtype=torch.float64, device=session.device)
@@ -162,7 +161,7 @@ def _answer_batch(
     box = session.box() if question.boxed else None
     ball = Ball.around(points, question.eps or 0.0, any_exponent(question.norm), box)
     chosen, verdicts = chosen.to(session.device), question.eps is not None
-    return judged(session.exact, evaluator, chosen, labels, ball, verdicts=verdicts)
+    return judged(session.exact, evaluator, chosen, labels, ball, verdicts=verdicts, pause=pause)
 
 
 def _counts(records: Iterable[PointRecord]) -> dict[str, int]:

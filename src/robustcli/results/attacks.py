@@ -25,7 +25,7 @@ def attack_figures(rows: Sequence[PointRecord]) -> dict[str, AttackFigures] | No
     """Figures per attack, in the order in which they are asked, known witnesses first; None where no record tells its
     attacks.
 
-    An attack's own lower bound on the robust error is known where it was asked about every point that any was.
+    An attack's own lower bound on the robust error is known where it was asked about every correctly classified point.
     """
     told = [row for row in rows if row.details.get("attacks")]
     if not told:
@@ -40,9 +40,9 @@ def attack_figures(rows: Sequence[PointRecord]) -> dict[str, AttackFigures] | No
             count.passes += tried["passes"]
             count.seconds += tried["seconds"]
     ordered = sorted(counts.items(), key=lambda item: item[0] != REPLAY)
-    wrong = sum(map(misclassified, rows))
+    wrong, right = sum(map(misclassified, rows)), sum(row.method != "clean" for row in rows)
 
     def alone(count: _Count) -> float | None:
-        return (wrong + count.broken) / len(rows) if count.asked == len(told) else None
+        return (wrong + count.broken) / len(rows) if count.asked == right else None
 
     return {name: AttackFigures(**vars(count), lower=alone(count)) for name, count in ordered}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ class Witness:
         digest.update(np.ascontiguousarray(self.witness, dtype=np.float64).tobytes())
         return digest.hexdigest()[:20] + ".npz"
 
+
+_UNREADABLE = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+"""What a damaged archive comes to, by the place of the damage."""
 
 Place = Path | dict[str, Witness]
 """Where witnesses are kept: a folder, or memory, by name."""
@@ -85,7 +89,7 @@ def load(path: Path) -> Witness:
     try:
         # Through memory: numpy leaves the file open when the archive is damaged.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
-            return Witness(
+            found = Witness(
                 point=data["point"],
                 witness=data["witness"],
                 index=int(data["index"]),
@@ -96,10 +100,13 @@ def load(path: Path) -> Witness:
                 model=str(data["model"]),
                 found_by=str(data["found_by"]) if "found_by" in data else "",
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if found.witness.shape != found.point.shape:
+            raise ValueError(f"a witness of shape {found.witness.shape} for a point of shape {found.point.shape}")
+    except (*_UNREADABLE, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"cannot read the witness {path}: {error}", "delete it; the attack will find it again"
         ) from error
+    return found
 
 
 def all_witnesses(place: Place) -> Iterator[Witness]:
