@@ -86,8 +86,7 @@ class Replay:
 
         return (
             f"{self.witnesses} witnesses of {self.points} points: {self.witnesses - len(self.failed)} confirmed, "
-            f"{len(self.failed)} failed; {self.strangers} of points that this data set does not have, "
-            f"{self.others} of other networks\n"
+            f"{len(self.failed)} failed; {self.strangers} of other points, {self.others} of other networks\n"
             f"norms: {listed(self.norms)}\nfound by: {listed(self.attacks)}"
         )
 
