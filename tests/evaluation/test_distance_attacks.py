@@ -168,7 +168,7 @@ def test_only_what_counts_is_a_start() -> None:
         witness(network, batch, 0, inside[0], model="another"),
         witness(network, batch, 0, inside[0], index=7),
     ]
-    pool = Pool({one.name: one for one in named}, network.weights_hash())
+    pool = Pool({one.name: one for one in named}, network.weights_hash(), network.input_shape)
     assert [one.name for one in pool.of(batch, 0)] == [named[0].name]
     assert nearest_of(network, batch, 0, stacked(pool.of(batch, 0), batch.points)) is None
     distances = vector_norm((torch.cat([inside, outside]) - right).flatten(1), 2.0)
