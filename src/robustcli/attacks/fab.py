@@ -54,7 +54,8 @@ def _untargeted(task: Task, settings: FabSettings, first: int, runs: int) -> Fou
 
     def search(rows: Task, numbers: Tensor) -> tuple[Tensor, Tensor]:
         moves = _run(Sight.of(rows), numbers + first, settings, _nearest_hyperplane)
-        return moves, torch.full_like(numbers, settings.steps * (rows.network.classes + 1))
+        looks = settings.steps + (numbers + first > 0).long()  # a random start is looked at too
+        return moves, looks * (rows.network.classes + 1)
 
     return closest(task, runs, search, NORMS)
 

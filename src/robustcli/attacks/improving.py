@@ -17,7 +17,7 @@ from robustcli.attacks.contract import Found, Task, shortest
 from robustcli.attacks.noise import streams
 from robustcli.attacks.pace import adaptive
 from robustcli.attacks.search import Aim, descend, padded
-from robustcli.attacks.segment import pulled
+from robustcli.attacks.segment import STEPS, pulled
 from robustcli.attacks.settings_regions import StartSettings
 from robustcli.attacks.training import evaluating
 from robustcli.attacks.wide import random_start
@@ -36,6 +36,12 @@ Improve = Callable[[Incumbent, Piece, Tensor], int]
 
 FIRST = streams("first point")
 
+OWN_PASSES = 6
+"""Passes besides the searches for a first point: two for the first radius, four that judge centre, start and ends."""
+
+BACK_PASSES = STEPS + 4
+"""Passes that end a search: the pull back to the border, and the judgement of both ends."""
+
 
 def improved(task: Task, settings: StartSettings, improve: Improve) -> Found:
     """What `improve` makes of the nearest misclassified points known, judged in the balls of the task; never farther
@@ -47,6 +53,7 @@ def improved(task: Task, settings: StartSettings, improve: Improve) -> Found:
         known = incumbent(task, row, start.points[row], float(start.distances[row]))
         passes[row] += improve(known, piece_at(known, known.point), task.seeds[row : row + 1])
         points[row] = known.point
+    passes += OWN_PASSES * (task.rivals.any(1) & (start.distances > 0))
     return task.judge(start.points).or_else(task.judge(points), shortest).spent(passes)
 
 
@@ -96,7 +103,7 @@ def first_points(task: Task, settings: StartSettings) -> Found:
             start = random_start(ball, part.seeds, FIRST + number) if number % 2 else ball.center
             pace = adaptive(ball, settings.steps)
             reached = descend(part.network, ball, Aim(part.labels, part.rivals), start, pace, settings.steps)
-            spent = reached.passes + padded(found.passes[rows], len(part))
+            spent = reached.passes + padded(found.passes[rows], len(part)) + BACK_PASSES
             found = found.with_rows(rows, _back(part, reached.points).spent(spent))
         radius = 2 * radius
     return found

@@ -24,6 +24,7 @@ from robustcli.attacks.ead import ead
 from robustcli.attacks.fab import fab
 from robustcli.attacks.fgsm import fgsm
 from robustcli.attacks.fmn import fmn
+from robustcli.attacks.improving import BACK_PASSES, OWN_PASSES
 from robustcli.attacks.latent import latent
 from robustcli.attacks.linear_region import linear_region
 from robustcli.attacks.losses import cross_entropy, dlr, margin, targeted_dlr
@@ -123,7 +124,7 @@ def _descent(settings: DescentSettings, classes: int, p: float) -> int:
 
 
 def _first(settings: StartSettings) -> int:
-    return settings.rounds * LOOK * (settings.steps + 1)
+    return OWN_PASSES + settings.rounds * (LOOK * (settings.steps + 1) + BACK_PASSES)
 
 
 def _polished(settings: PolishSettings, classes: int, p: float) -> int:
@@ -136,7 +137,7 @@ def _regions(settings: LinearRegionSettings, classes: int, p: float) -> int:
 
 def _fab(settings: FabSettings, classes: int, p: float) -> int:
     targets = min(settings.targets, classes - 1)
-    runs = (settings.restarts + targets) * PULL_PASSES
+    runs = (settings.restarts + targets) * PULL_PASSES + max(0, settings.restarts - 1) * (classes + 1)
     return runs + settings.restarts * settings.steps * (classes + 1) + targets * (settings.steps * 3 + 1)
 
 

@@ -14,7 +14,8 @@ from robustcli.recipes.fields import Fraction, NonNegative, Positive, Strict
 class FabSettings(Strict):
     """FAB (Croce & Hein, ICML 2020, arXiv 1907.02044): steps of `restarts` untargeted runs and one run a rival class.
 
-    Passes: restarts * steps * (K + 1) + min(targets, rivals) * steps * 3, and the pull of each run.
+    Passes: restarts * steps * (K + 1), a look more for every random start; min(targets, rivals) * (steps * 3 + 1); the
+    pull of each run.
     """
 
     steps: int = Field(100, ge=1, description="projections onto a decision hyperplane in each run")
