@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from attack_table import NORMS, Pair, Question
 from peers import sequential
 from torch import Tensor
 
-from robustcli.attacks.contract import Found, Task, shortest
+from robustcli.attacks.contract import Found, Task, lowest_margin, shortest
 from robustcli.attacks.noise import point_seeds
 from robustcli.balls import Ball
 from robustcli.evaluation.session import Selection, Session, open_session
@@ -132,10 +132,12 @@ def ours(pair: Pair) -> Side | None:
                     rest = task.take(standing)
                     task.rivals[standing] = in_reach(net.exact, rest.ball, rest.labels)
                     standing = standing[task.rivals[standing].any(1)]
-                if len(standing):
-                    now = ATTACKS[chosen.name].attack(task.take(standing), chosen.resolved())
-                    now = now.spent(found.passes[standing])
-                    found = found.with_rows(standing, now)
+                if len(standing):  # attacks that start from what is known start from the lowest point found
+                    row, before = ATTACKS[chosen.name], found.take(standing)
+                    asked = task.take(standing)
+                    asked = replace(asked, near=before.points) if row.goal == "radius" else asked
+                    now = row.attack(asked, chosen.resolved())
+                    found = found.with_rows(standing, before.or_else(now, lowest_margin))
             return found, _spent(found)
 
         return together
