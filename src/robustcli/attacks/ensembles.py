@@ -38,7 +38,7 @@ ENSEMBLES: dict[str, tuple[Member, ...]] = {
         Member("apgd-margin", norms=LINF),
         Member("apgd-wide"),
         Member("relaxation", norms=OTHERS),
-        Member("descent", norms=(1.0,)),
+        Member("descent", norms=(1.0, math.inf)),
         Member("fab", {"restarts": 1, "targets": 0}, (1.0,)),
     ),
     "quick": (Member("apgd-margin", ONE_RUN), Member("apgd-wide", LIGHT)),
