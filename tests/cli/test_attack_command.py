@@ -79,6 +79,7 @@ def test_every_attack_about_every_point(model: Path, capsys: pytest.CaptureFixtu
         (["--budget", "1.5"], "neither passes per point nor a time"),
         (["--budget", "60s", "--batch-size", "8"], "--batch-size with a --budget of time"),
         (["--replay", "-a", "fgsm"], "--replay searches for nothing"),
+        (["--replay", "--restarts", "0"], "--replay searches for nothing"),
         (["-a", "pgd", "--restarts", "0"], "restarts"),
     ],
 )
@@ -117,6 +118,13 @@ def test_a_budget_of_time(model: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert document(capsys)["summary"]["verdicts"] == verdicts
 
 
+def first_witness(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """The first file by name, and what it holds."""
+    path = sorted(folder.glob("*.npz"))[0]
+    with np.load(path) as file:
+        return path, dict(file)
+
+
 class TestReplay:
     """All stored witnesses are judged again."""
 
@@ -141,9 +149,7 @@ class TestReplay:
     def test_one_that_does_not_is_a_contradiction(
         self, model: Path, folder: Path, lie: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        path = sorted(folder.glob("*.npz"))[0]
-        with np.load(path) as file:
-            data = dict(file)
+        path, data = first_witness(folder)
         if lie == "clean":
             np.savez(path, **{**data, "witness": data["point"], "distance": np.float64(0)})
         elif lie == "distance":
@@ -159,12 +165,9 @@ class TestReplay:
     def test_one_of_another_point_is_not_confirmed(
         self, model: Path, folder: Path, lie: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        path = sorted(folder.glob("*.npz"))[0]
-        with np.load(path) as file:
-            data = dict(file)
-        np.savez(
-            path, **{**data, lie: data["label"] * 0 + (data["label"] + 1) % 10 if lie == "label" else data["point"] / 2}
-        )
+        path, data = first_witness(folder)
+        other = {"label": (data["label"] + 1) % 10, "point": data["point"] / 2}
+        np.savez(path, **{**data, lie: other[lie]})
         count = len(list(folder.glob("*.npz")))
         assert attack(model, "--replay", "--json") == 0
         found = document(capsys)

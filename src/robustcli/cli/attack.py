@@ -38,7 +38,7 @@ def attack(
     Example: robust attack --recipe digits-fc-at-linf --norm l1 --eps 0.6
     """
 
-    if replay and (names or each or budget or steps or restarts or targets is not None):
+    if replay and (names or each or budget or any(value is not None for value in (steps, restarts, targets))):
         raise UsageError("--replay searches for nothing: it takes no other option of attacks", "ask without --replay")
 
     def make(session: Session, norm: str) -> common.Plan | common.Checked:

@@ -46,7 +46,7 @@ class Witness:
         return digest.hexdigest()[:20] + ".npz"
 
 
-_UNREADABLE = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+_UNREADABLE = (EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 """What a damaged archive comes to, by the place of the damage."""
 
 Place = Path | dict[str, Witness]
