@@ -26,7 +26,9 @@ class Member:
 
 ONE_RUN = {"steps": 50, "restarts": 1}
 LIGHT = {"steps": 20, "restarts": 1, "targets": 9}
-LINF, OTHERS = (math.inf,), (1.0, 2.0)
+MANY = {"steps": 50, "restarts": 50, "targets": 0}
+"""In l1, short runs from many places break more than longer ones, or ones against a class each, of as many passes."""
+LINF, L2, L1, OTHERS = (math.inf,), (2.0,), (1.0,), (1.0, 2.0)
 
 ENSEMBLES: dict[str, tuple[Member, ...]] = {
     "standard": (
@@ -36,10 +38,11 @@ ENSEMBLES: dict[str, tuple[Member, ...]] = {
         Member("relaxation", norms=LINF),
         Member("apgd-t", norms=LINF),
         Member("apgd-margin", norms=LINF),
-        Member("apgd-wide"),
+        Member("apgd-wide", norms=L2 + LINF),
+        Member("apgd-wide", MANY, L1),
         Member("relaxation", norms=OTHERS),
-        Member("descent", norms=(1.0, math.inf)),
-        Member("fab", {"restarts": 1, "targets": 0}, (1.0,)),
+        Member("descent", norms=L1 + LINF),
+        Member("fab", {"restarts": 1, "targets": 0}, L1),
     ),
     "quick": (Member("apgd-margin", ONE_RUN), Member("apgd-wide", LIGHT)),
     "paper-000": (Member("pgd", {"steps": 40, "restarts": 1}), Member("linear-region", {"regions": 400})),
