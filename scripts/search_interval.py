@@ -16,12 +16,13 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from robustcli.data.datasets import Split
 from robustcli.data.datasets import load as load_split
-from robustcli.errors import RobustError, UsageError
+from robustcli.errors import RecipeError, RobustError, UsageError
 from robustcli.evaluation.certify import BOUNDS
 from robustcli.files import read_lines, write_text
 from robustcli.library.questions import certify
@@ -72,10 +73,21 @@ def combinations(options: argparse.Namespace) -> list[list[str]]:
     return found
 
 
+def telling(name: str, overrides: list[str]) -> list[str]:
+    """The overrides without those that change nothing: grids that meet in a combination share its run."""
+    whole, kept = load_recipe(name, overrides), list(overrides)
+    for place in reversed(range(len(kept))):
+        rest = kept[:place] + kept[place + 1 :]
+        with suppress(RecipeError):  # without it, the others are no recipe
+            kept = rest if load_recipe(name, rest) == whole else kept
+    return kept
+
+
 def trained(options: argparse.Namespace, overrides: list[str], seed: int) -> tuple[Recipe, RunFolder]:
     """The finished run of a combination, trained now where that is not done yet; its test errors are not shown."""
     recipe = load_recipe(options.recipe, overrides)
-    request = Request(recipe, tuple(overrides), seed, options.runs, options.device, options.threads)
+    changes = tuple(telling(options.recipe, overrides))
+    request = Request(recipe, changes, seed, options.runs, options.device, options.threads)
     ended = train(request, Silent(), print)
     if not ended.run.finished:
         raise SystemExit("stopped; the same command goes on")

@@ -54,6 +54,13 @@ def test_combinations_are_trained_once_and_ranked_on_the_rows_kept_out(search: M
     assert written == {run.weights: run.weights.stat().st_mtime_ns for run in all_runs(tmp_path / "runs")}
 
 
+def test_grids_that_meet_share_a_run(search: ModuleType) -> None:
+    name, own, other = "digits-fc-ibp-union", "method.eps_factor=1", "method.eps_factor=1.5"
+    short = ["method.ramp.epochs=1", "training.epochs=2"]
+    assert search.telling(name, [*short, own]) == short
+    assert search.telling(name, [other, *short, other]) == [other, *short]
+
+
 def test_figures_are_those_of_the_last_training_rows(search: ModuleType, tmp_path: Path) -> None:
     document = asked(search, tmp_path, "--points", "50")
     (run,) = all_runs(tmp_path / "runs")
