@@ -18,7 +18,11 @@ from tests.nets import dense
 
 def hard(p: float) -> Task:
     """One such point: few random starts of gradient steps, or none, lead to a misclassified one."""
-    widths, seed, eps, row = {1.0: ([20, 40, 40, 4], 3, 0.15, 9), math.inf: ([20, 40, 40, 40, 4], 7, 0.01, 64)}[p]
+    widths, seed, eps, row = {
+        1.0: ([20, 40, 40, 4], 3, 0.15, 9),
+        2.0: ([20, 40, 40, 4], 1, 0.206, 8),
+        math.inf: ([20, 40, 40, 40, 4], 7, 0.01, 64),
+    }[p]
     network = dense(widths, seed)
     for layer in network.layers[::2]:
         layer.weight.data *= 3
@@ -51,3 +55,9 @@ def test_standard_starts_often_in_l1() -> None:
 def test_standard_comes_in_from_outside_in_l1() -> None:
     (member,) = (member for member in choose(["standard"], 1.0) if member.name == "fab")
     assert bool(ROWS["fab"].attack(hard(1.0), member.resolved()).success)
+
+
+def test_standard_comes_in_from_outside_in_l2() -> None:
+    *before, member = choose(["standard"], 2.0)
+    assert not any(bool(ROWS[one.name].attack(hard(2.0), one.resolved()).success) for one in before)
+    assert bool(ROWS[member.name].attack(hard(2.0), member.resolved()).success)

@@ -42,6 +42,7 @@ ENSEMBLES: dict[str, tuple[Member, ...]] = {
         Member("apgd-wide", MANY, L1),
         Member("relaxation", norms=OTHERS),
         Member("descent", norms=L1 + LINF),
+        Member("fab", {"restarts": 0, "targets": 3}, L2),
         Member("fab", {"restarts": 1, "targets": 0}, L1),
     ),
     "quick": (Member("apgd-margin", ONE_RUN), Member("apgd-wide", LIGHT)),
