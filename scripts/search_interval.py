@@ -20,8 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from robustcli.data.datasets import Split
 from robustcli.data.datasets import load as load_split
+from robustcli.data.division import divided
 from robustcli.errors import RecipeError, RobustError, UsageError
 from robustcli.evaluation.certify import BOUNDS
 from robustcli.files import read_lines, write_text
@@ -98,8 +101,8 @@ def figures(
     recipe: Recipe, network: Network, bound: str, seconds: float | None, points: int | None
 ) -> dict[str, float]:
     """Error and certified errors on the held-out rows; `seconds` a point for complete verification, or None."""
-    split, kept = load_split(recipe.dataset, "train", partial=recipe.partial), recipe.training.held_out
-    index = range(len(split) - kept, len(split))[:points]
+    split = load_split(recipe.dataset, "train", partial=recipe.partial)
+    index = divided(split.labels, recipe.training.held_out)[1][:points]
     clean = margins(network.double()(split.points(index)), split.labels_tensor(index))
     radii = {str(norm): eps for norm, eps in recipe.eps.items()}
     if seconds is not None:
@@ -110,7 +113,9 @@ def figures(
     return {"error": float((clean <= 0).double().mean())} | found
 
 
-def decided(network: Network, split: Split, index: range, radii: dict[str, float], seconds: float) -> dict[str, float]:
+def decided(
+    network: Network, split: Split, index: np.ndarray, radii: dict[str, float], seconds: float
+) -> dict[str, float]:
     """Share of the rows not proved robust by complete verification, in each norm and, of several, in all of them."""
     points, labels = split.points(index), split.labels_tensor(index)
     proved = {

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from robustcli.balls import Ball
 from robustcli.bounds.interval import interval
 from robustcli.data import datasets
+from robustcli.data.division import divided
 from robustcli.errors import RecipeError
 from robustcli.networks.checkpoints import load
 from robustcli.networks.layers import BatchNorm
 from robustcli.networks.network import margin_rows
 from robustcli.norms import exponent
+from robustcli.training import runs
 from robustcli.training.held_out import certified_errors
 from robustcli.training.runs import Outcome, train
 from tests.nets import dense
@@ -25,8 +28,11 @@ EPS = {"l1": 0.05, "l2": 0.02, "linf": 0.004}
 
 
 def split(rows: int = 60) -> datasets.Split:
-    whole = datasets.load("digits", "train")
-    return dataclasses.replace(whole, images=whole.images[:rows], labels=whole.labels[:rows])
+    return part(datasets.load("digits", "train"), slice(rows))
+
+
+def part(data: datasets.Split, index: slice | np.ndarray) -> datasets.Split:
+    return dataclasses.replace(data, images=data.images[index], labels=data.labels[index])
 
 
 def test_shares_are_those_of_the_interval_bound_point_by_point() -> None:
@@ -72,6 +78,24 @@ def test_held_out_rows_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert kept.last is not None
     assert list(kept.last.certified_error) == ["l1", "l2", "linf", "union"]
     assert kept.last.certified_error["union"] == max(kept.last.certified_error.values())
+
+
+def test_of_classes_stored_in_turn_rows_of_every_class_are_kept_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are those of a training on the other rows alone, in which no class is missing."""
+    whole = split(140)
+    order = whole.labels.argsort(kind="stable")
+    in_turn = part(whole, order)
+    rows, kept_out = divided(in_turn.labels, 12)
+    assert set(in_turn.labels[rows]) == set(range(10))
+    assert len(set(in_turn.labels[kept_out])) >= 8
+    weights = []
+    for data, held_out in ((in_turn, 12), (part(in_turn, rows), 0)):
+        monkeypatch.setattr(runs, "load_split", lambda *_, given=data, **__: given)
+        ended = run(tmp_path / str(held_out), "plain", held_out=held_out)
+        weights.append(load(ended.run.weights).network.weights_hash())
+    assert weights[0] == weights[1]
 
 
 def test_too_many_rows_kept_out_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

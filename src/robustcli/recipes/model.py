@@ -74,7 +74,10 @@ class Training(Strict):
         False, description="batch normalisation before every ReLU, folded into the weights at the end"
     )
     held_out: int = Field(
-        0, ge=0, description="training rows kept out, the last ones: every epoch tells what is certified on them"
+        0,
+        ge=0,
+        description="training rows kept out, the last ones (of every class, where classes are stored in turn): every "
+        "epoch tells what is certified on them",
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from robustcli.data.datasets import Split
+from robustcli.data.division import divided
 from robustcli.errors import RecipeError
 from robustcli.files import append_lines
 from robustcli.networks import checkpoints
@@ -107,15 +108,16 @@ class Trainer:
         self.device = network.device
         self.place = Place()
         self.optimiser = self.fresh_optimiser()
-        self.rows = len(train) - self.settings.held_out
-        if self.rows < 1:
+        if self.settings.held_out >= len(train):
             raise RecipeError(f"training.held_out {self.settings.held_out} leaves none of {len(train)} training rows")
-        self.batch = min(self.settings.batch_size, self.rows)
-        whole = self.rows // self.batch if self.settings.drop_last else math.ceil(self.rows / self.batch)
-        last = 0 if self.settings.drop_last else self.rows % self.batch
+        self.rows, self.kept_out = divided(train.labels, self.settings.held_out)
+        count = len(self.rows)
+        self.batch = min(self.settings.batch_size, count)
+        whole = count // self.batch if self.settings.drop_last else math.ceil(count / self.batch)
+        last = 0 if self.settings.drop_last else count % self.batch
         if self.settings.batch_norm and (last or self.batch) == 1:
             raise RecipeError(
-                f"training.batch_norm: {self.rows} rows in batches of {self.batch} end with a single one",
+                f"training.batch_norm: {count} rows in batches of {self.batch} end with a single one",
                 "set training.drop_last to true, or another training.batch_size",
             )
         self.steps_per_epoch = max(whole, 1)
@@ -177,8 +179,9 @@ class Trainer:
         return self.evaluation is None or self.evaluation(self.network, self.place.epoch - 1, watcher, stop)
 
     def order(self, epoch: int) -> Tensor:
-        """The order of the training points in an epoch: [rows] int64."""
-        return torch.randperm(self.rows, generator=generator(self.seed, "order", epoch))
+        """The rows of the training split in the order of an epoch, without those kept out: int64."""
+        order = torch.randperm(len(self.rows), generator=generator(self.seed, "order", epoch))
+        return torch.from_numpy(self.rows)[order]
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of all weights."""
@@ -223,12 +226,11 @@ class Trainer:
         sums = self.place.sums
         test_error = error(self.network, self.test, self.group)
         look = held_out.LOOKS.get(self.recipe.method.name, held_out.Look())
-        kept_out = range(self.rows, min(self.rows + look.points, len(self.train)))
         open_points = {}
-        if kept_out:
+        if len(self.kept_out):
             radii = {str(norm): eps for norm, eps in self.recipe.eps.items()}
             open_points = held_out.certified_errors(
-                self.network, self.train, kept_out, radii, bound=look.bound, group=self.group
+                self.network, self.train, self.kept_out[: look.points], radii, bound=look.bound, group=self.group
             )
         record = EpochRecord(
             epoch=self.place.epoch,
