@@ -77,8 +77,8 @@ def largest_radius(p: float, dimension: int, box: tuple[float, float] | None) ->
     return width if math.isinf(p) else width * dimension ** (1 / p)
 
 
-def check_eps(eps: str | float, p: float, dimension: int, box: tuple[float, float] | None) -> float:
-    """A usable radius: finite, positive, and not larger than the input box.
+def positive_radius(eps: str | float) -> float:
+    """A radius that is a finite number above 0.
 
     Raises:
         UsageError: otherwise.
@@ -86,6 +86,16 @@ def check_eps(eps: str | float, p: float, dimension: int, box: tuple[float, floa
     value = radius(eps)
     if value <= 0:
         raise UsageError(f"eps = {eps} must be positive")
+    return value
+
+
+def check_eps(eps: str | float, p: float, dimension: int, box: tuple[float, float] | None) -> float:
+    """A usable radius: finite, positive, and not larger than the input box.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    value = positive_radius(eps)
     limit = largest_radius(p, dimension, box)
     if value > limit:
         raise UsageError(

@@ -14,7 +14,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 from robustcli.cli.app import run
-from robustcli.errors import IncompleteError, Interrupted
+from robustcli.errors import IncompleteError, Interrupted, UsageError
 from robustcli.evaluation import certify as module
 from robustcli.evaluation.batch import Batch
 from robustcli.evaluation.certify import Certifier, FirstPass, Settings
@@ -149,6 +149,15 @@ def test_result_files_validate_against_the_published_schema(model: Path, tmp_pat
     (lines,) = (tmp_path / "a").rglob("points.jsonl")
     for line in lines.read_text().splitlines():
         Draft202012Validator(schemas["point"]).validate(json.loads(line))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [({"eps": "-0.1"}, "must be positive"), ({"eps": "x"}, "not a number"), ({"shard": "3/2"}, "i/n")],
+)
+def test_a_wrong_option_is_said_before_a_missing_file(tmp_path: Path, wrong: dict[str, str], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        open_session(Selection(checkpoint=tmp_path / "none", **wrong))  # type: ignore[arg-type]
 
 
 def test_unsound_float32_margin_is_not_used(model: Path) -> None:

@@ -18,7 +18,7 @@ from robustcli.networks import shipped
 from robustcli.networks.checkpoints import Checkpoint
 from robustcli.networks.checkpoints import load as load_checkpoint
 from robustcli.networks.network import Network
-from robustcli.norms import NORMS, any_exponent, check_eps, norm_name
+from robustcli.norms import NORMS, any_exponent, check_eps, norm_name, positive_radius
 from robustcli.recipes.loading import load as load_recipe
 from robustcli.recipes.model import Recipe
 from robustcli.results.runs import RunFolder, newest, run_folder, runs_root
@@ -131,6 +131,9 @@ def open_session(selection: Selection) -> Session:
         UsageError, RecipeError, CheckpointError, DataError: with what to do about it.
     """
     device = choose(selection.device)
+    shard = parse_shard(selection.shard)
+    if selection.eps is not None:
+        positive_radius(selection.eps)  # what is wrong on the command line is said before a missing file is
     root = selection.runs or runs_root()
     checkpoint, recipe, run, source = _find_model(selection, root)
     network = checkpoint.network.to(device).eval().requires_grad_(False)
@@ -146,7 +149,6 @@ def open_session(selection: Selection) -> Session:
             "give the data set the network was trained on with --dataset",
         )
     indices = parse_points(selection.points, len(data))
-    shard = parse_shard(selection.shard)
     if shard is not None:
         indices = indices[shard[0] - 1 :: shard[1]]
     return Session(

@@ -20,7 +20,7 @@ from robustcli.library.conversion import convert
 from robustcli.library.frames import SPARE, Frame, Normalised, per_channel, widened
 from robustcli.networks.layers import Shape
 from robustcli.networks.network import Network, margins
-from robustcli.norms import exponent, radius
+from robustcli.norms import exponent, positive_radius
 from robustcli.results.distances import meet
 from robustcli.results.schema import PointRecord
 from robustcli.results.witnesses import Witness
@@ -188,15 +188,12 @@ def _labels(labels: Any, count: int, network: Network) -> Tensor:
 def _radius(eps: Any, shape: Shape, device: torch.device) -> tuple[Tensor | None, float]:
     """Radii [C, 1, ...] where they are given per channel, else None and the one radius."""
     if isinstance(eps, str | int | float):
-        units, limit = None, radius(eps)
-    else:
-        given = per_channel(eps, shape, "eps").to(device)
-        units, limit = given, float(given.min())
-        if torch.as_tensor(eps).numel() == 1:
-            units = None
+        return None, positive_radius(eps)
+    given = per_channel(eps, shape, "eps").to(device)
+    limit = float(given.min())
     if not limit > 0:
         raise UsageError(f"eps = {eps} must be positive")
-    return units, limit
+    return None if torch.as_tensor(eps).numel() == 1 else given, limit
 
 
 def _named_radius(units: Tensor | None, limit: float) -> str:
