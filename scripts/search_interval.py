@@ -58,6 +58,16 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+def parted(values: str) -> list[str]:
+    """The values of an axis, separated by commas that stand in no brackets."""
+    found: list[str] = []
+    whole = True
+    for piece in values.split(","):
+        found = [*found, piece] if whole else [*found[:-1], f"{found[-1]},{piece}"]
+        whole = sum(map(found[-1].count, "{[")) == sum(map(found[-1].count, "}]"))
+    return found
+
+
 def combinations(options: argparse.Namespace) -> list[list[str]]:
     """The overrides of every combination.
 
@@ -69,7 +79,7 @@ def combinations(options: argparse.Namespace) -> list[list[str]]:
         key, _, values = text.partition("=")
         if not values:
             raise UsageError(f"--try {text}: not of the form key=a,b,...")
-        axes.append([f"{key}={value}" for value in values.split(",")])
+        axes.append([f"{key}={value}" for value in parted(values)])
     found = [list(chosen) for chosen in itertools.product(*axes)]
     if options.sample is not None and options.sample < len(found):
         found = random.Random(0).sample(found, options.sample)

@@ -78,6 +78,8 @@ def test_a_sample_of_the_grid_and_axes_that_are_none(search: ModuleType) -> None
     chosen = search.combinations(options)
     assert len({tuple(one) for one in chosen}) == 4
     assert all(one[0] in ("a=1", "a=2", "a=3") and one[1] in ("b=1", "b=2") for one in chosen)
+    options = search.arguments(["--recipe", "x", "--try", "a={b: 1, c: [2, 3]},{b: 2},[4, 5],6"])
+    assert search.combinations(options) == [["a={b: 1, c: [2, 3]}"], ["a={b: 2}"], ["a=[4, 5]"], ["a=6"]]
     with pytest.raises(search.UsageError, match="key=a,b"):
         search.combinations(search.arguments(["--recipe", "x", "--try", "a"]))
 
