@@ -67,10 +67,10 @@ class Display:
     def epoch(self, record: EpochRecord, epochs: int) -> None:
         """Note the epoch's figures; print them where wanted."""
         error = record.test_error
-        self.tested = "" if error is None else f" test {100 * error:.2f} %"
+        self.tested = "" if error is None else f"  test {100 * error:.2f} %"
         if record.certified_error:
             name, value = list(record.certified_error.items())[-1]
-            self.tested += f" held out: {name} {100 * value:.1f} % open"
+            self.tested += f"  held out: {name} {100 * value:.1f} % open"
         due = not self.console.is_terminal and time.monotonic() - self.last_line >= LINE_EVERY
         if not (self.verbose or due or (record.epoch == epochs and not self.console.is_terminal)):
             return
@@ -78,7 +78,7 @@ class Display:
         parts = "".join(f"  {name} {value:.4g}" for name, value in record.parts.items())
         self.note(
             f"epoch {record.epoch}/{epochs}  loss {record.loss:.4f}{parts}  train {100 * record.train_error:.2f} %"
-            f" {self.tested}  lr {record.learning_rate:g}  {record.seconds:.1f} s"
+            f"{self.tested}  lr {record.learning_rate:g}  {record.seconds:.1f} s"
         )
 
     def evaluating(self, epoch: int, done: int, total: int) -> None:
