@@ -1,7 +1,7 @@
 """Which training rows are kept out of training, to choose settings by.
 
-The last ones, where labels come in no order. GTSRB and folders read one class after another store their classes in
-turn: there the last rows would be a few classes that training then never sees, so every class gives its own last rows.
+The last ones, where labels come in no order. GTSRB stores one class after another, labels ascending: there the last
+rows would be a few classes that training then never sees, so every class gives its own last rows.
 Frames of one filmed sign follow each other in GTSRB, and so stay together, but for one sign a class.
 """
 
