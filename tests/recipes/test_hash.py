@@ -43,7 +43,9 @@ def test_keys_that_came_later_keep_the_hashes_of_older_runs(name: str, beginning
     assert load(name).hash.startswith(beginning)
 
 
-@pytest.mark.parametrize("change", ["method.boundary=false", "training.clip_norm=1", "training.padding=3"])
+@pytest.mark.parametrize(
+    "change", ["method.boundary=false", "training.clip_norm=1", "training.padding=3", "training.averaging={}"]
+)
 def test_new_keys_count_once_they_differ_from_the_default(change: str) -> None:
     assert load("cifar10-cnn-mmr-linf", [change]).hash != load("cifar10-cnn-mmr-linf").hash
 
@@ -66,6 +68,7 @@ def test_defaults_keep_their_values() -> None:
         "clip_norm": None,
         "initialisation": "truncated-normal",
         "batch_norm": False,
+        "averaging": None,
         "held_out": 0,
     }
     conventions = {"decision_divisor": "classes", "stabiliser": 0.0, "tie_noise": 1e-5}

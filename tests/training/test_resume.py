@@ -82,10 +82,10 @@ def test_killed_between_metrics_and_state_writes_each_epoch_once(
     asked = request(tmp_path / "killed")
     save = state.save
 
-    def die(path: Path, network: Any, optimiser: Any, place: state.Place, origin: Any) -> None:
+    def die(path: Path, network: Any, average: Any, optimiser: Any, place: state.Place, origin: Any) -> None:
         if place.epoch == 3:
             raise Killed
-        save(path, network, optimiser, place, origin)
+        save(path, network, average, optimiser, place, origin)
 
     with monkeypatch.context() as patch:
         patch.setattr(state, "save", die)

@@ -62,6 +62,7 @@ def _lines(request: Request, planned: Plan) -> list[tuple[str, str]]:
         ("network", f"{recipe.architecture}, {planned.parameters} weights, {planned.hidden_units} hidden units"),
         ("optimiser", f"{training.optimiser.name}: {_words(optimiser)}"),
         ("schedule", f"{training.schedule.name}: {_words(schedule)}".rstrip(": ")),
+        *([("averaging", _words(training.averaging.model_dump()))] if training.averaging else []),
         ("images", f"augmentation {training.augmentation}"),
         ("steps", f"{planned.epochs} epochs of {planned.steps_per_epoch} batches; {planned.steps_left} steps left"),
         *([("evaluate", _evaluations(planned))] if planned.evaluations else []),

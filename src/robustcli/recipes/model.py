@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from robustcli.recipes.fields import Fraction, NonNegative, NormName, Number, Positive, Strict
+from robustcli.recipes.fields import BelowOne, Fraction, NonNegative, NormName, Number, Positive, Strict
 from robustcli.recipes.methods import Colt, Method, Plain
 
 
@@ -52,6 +52,13 @@ class Constant(Strict):
     name: Literal["constant"]
 
 
+class Averaging(Strict):
+    """Evaluate and keep a moving average of the weights instead of the last ones."""
+
+    decay: BelowOne = Field(0.999, description="how much of the average a step leaves")
+    share: BelowOne = Field(0.0, description="begin in epoch e with e >= share * E, as a drop does")
+
+
 class Training(Strict):
     """The loop around the method's objective."""
 
@@ -73,6 +80,7 @@ class Training(Strict):
     batch_norm: bool = Field(
         False, description="batch normalisation before every ReLU, folded into the weights at the end"
     )
+    averaging: Averaging | None = Field(None, description="moving average of the weights; none: the last weights")
     held_out: int = Field(
         0,
         ge=0,

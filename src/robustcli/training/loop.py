@@ -26,6 +26,7 @@ from robustcli.results.runs import RunFolder
 from robustcli.results.schema import EpochRecord, EvaluationRecord
 from robustcli.training import evaluation, held_out, state
 from robustcli.training.augmentation import augmentation
+from robustcli.training.averaging import Average
 from robustcli.training.distributed import ALONE, Group
 from robustcli.training.evaluation import Evaluation
 from robustcli.training.objective import Moment, Objective
@@ -100,6 +101,7 @@ class Trainer:
         group.check(network)
         self.recipe, self.settings = recipe, recipe.training
         self.network, self.objective = network, objective
+        self.average = Average.of(self.settings, network)
         self.train, self.test, self.seed = train, test, seed
         self.run_folder, self.origin, self.group = run, origin, group
         self.evaluation: Evaluation | None = None
@@ -124,6 +126,16 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * self.settings.epochs
 
     @property
+    def kept(self) -> Network:
+        """The network that is evaluated and, in the end, saved: the moving average where there is one."""
+        return self.network if self.averaged is None else self.averaged
+
+    @property
+    def averaged(self) -> Network | None:
+        """The moving average of the weights, where the recipe asks for one."""
+        return None if self.average is None else self.average.network
+
+    @property
     def steps_done(self) -> int:
         """Optimiser steps since the start of the training."""
         return (self.place.epoch - 1) * self.steps_per_epoch + self.place.step
@@ -132,7 +144,7 @@ class Trainer:
         """Go on from a resume state."""
         self.place = saved.place
         self.optimiser = self.fresh_optimiser()
-        saved.restore(self.network, self.optimiser)
+        saved.restore(self.network, self.averaged, self.optimiser)
 
     def fresh_optimiser(self) -> torch.optim.Optimizer:
         """The optimiser at the beginning of the stage that the place belongs to; only its weights have gradients."""
@@ -176,7 +188,7 @@ class Trainer:
 
     def evaluate(self, watcher: Watcher, stop: Callable[[], bool]) -> bool:
         """Evaluate the network of the epoch that just ended, where that is asked for; False: stopped before the end."""
-        return self.evaluation is None or self.evaluation(self.network, self.place.epoch - 1, watcher, stop)
+        return self.evaluation is None or self.evaluation(self.kept, self.place.epoch - 1, watcher, stop)
 
     def order(self, epoch: int) -> Tensor:
         """The rows of the training split in the order of an epoch, without those kept out: int64."""
@@ -211,6 +223,8 @@ class Trainer:
         if self.settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         self.optimiser.step()
+        if self.average is not None:
+            self.average.step(self.network, epoch)
         self.place.sums.add(
             len(index), total, round(error_rate * len(index)), dict(zip(loss.parts, parts, strict=True))
         )
@@ -224,13 +238,13 @@ class Trainer:
         """Write the epoch's metrics, go to the next epoch, write the resume state."""
         begun = time.monotonic()
         sums = self.place.sums
-        test_error = error(self.network, self.test, self.group)
+        test_error = error(self.kept, self.test, self.group)
         look = held_out.LOOKS.get(self.recipe.method.name, held_out.Look())
         open_points = {}
         if len(self.kept_out):
             radii = {str(norm): eps for norm, eps in self.recipe.eps.items()}
             open_points = held_out.certified_errors(
-                self.network, self.train, self.kept_out[: look.points], radii, bound=look.bound, group=self.group
+                self.kept, self.train, self.kept_out[: look.points], radii, bound=look.bound, group=self.group
             )
         record = EpochRecord(
             epoch=self.place.epoch,
@@ -266,14 +280,15 @@ class Trainer:
             epochs=self.settings.epochs,
         )
         if self.group.leads:
-            checkpoints.save(self.run_folder.stage_weights(self.stages.at(done) + 1), self.network, metadata)
+            checkpoints.save(self.run_folder.stage_weights(self.stages.at(done) + 1), self.kept, metadata)
         self.optimiser = self.fresh_optimiser()
 
     def save(self) -> None:
         """Write the resume state, unless the weights are broken."""
         self.check_weights()
         if self.group.leads:
-            state.save(self.run_folder.resume, self.network, self.optimiser, self.place, self.origin)
+            path, place = self.run_folder.resume, self.place
+            state.save(path, self.network, self.averaged, self.optimiser, place, self.origin)
 
     def check_weights(self) -> None:
         """Raises: RecipeError when a weight is not finite."""

@@ -1,8 +1,9 @@
 """The resume state: everything a stopped training needs to go on exactly where it was.
 
-One safetensors file. Its tensors are the network's (`network.<name>`) and the optimiser's (`optimiser.<weight>.<key>`);
-its header holds a JSON object with the place in the training, the running sums of the epoch under way and what the run
-was started with. Random numbers need no state: each derives from (seed, epoch, step), see `randomness`.
+One safetensors file. Its tensors are the network's (`network.<name>`), those of its moving average where there is one
+(`average.<name>`) and the optimiser's (`optimiser.<weight>.<key>`); its header holds a JSON object with the place in
+the training, the running sums of the epoch under way and what the run was started with. Random numbers need no state:
+each derives from (seed, epoch, step), see `randomness`.
 """
 
 from __future__ import annotations
@@ -68,13 +69,22 @@ class Origin:
     processes: int = 1
 
 
-def save(path: Path, network: Network, optimiser: torch.optim.Optimizer, place: Place, origin: Origin) -> None:
+def save(
+    path: Path,
+    network: Network,
+    average: Network | None,
+    optimiser: torch.optim.Optimizer,
+    place: Place,
+    origin: Origin,
+) -> None:
     """Write the state in one step.
 
     Raises:
         UsageError: when the folder cannot be written or the disk is full.
     """
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     for weight, entries in optimiser.state_dict()["state"].items():
         held = {key: torch.as_tensor(value) for key, value in entries.items() if value is not None}
         tensors |= {f"optimiser.{weight}.{key}": value for key, value in held.items()}
@@ -91,23 +101,24 @@ class State:
     origin: Origin
     tensors: dict[str, Tensor]
 
-    def restore(self, network: Network, optimiser: torch.optim.Optimizer) -> None:
-        """Put weights and optimiser state back, on the devices they belong to.
+    def restore(self, network: Network, average: Network | None, optimiser: torch.optim.Optimizer) -> None:
+        """Put weights, their average and optimiser state back, on the devices they belong to.
 
         Raises:
             CheckpointError: when the state is of another network or optimiser.
         """
-        weights: dict[str, Tensor] = {}
-        entries: dict[int, dict[str, Tensor]] = {}
+        parts: dict[str, dict[str, Tensor]] = {}
         for name, value in self.tensors.items():
             kind, _, rest = name.partition(".")
-            if kind == "network":
-                weights[rest] = value
-            else:
-                weight, _, key = rest.partition(".")
-                entries.setdefault(int(weight), {})[key] = value
+            parts.setdefault(kind, {})[rest] = value
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts.get("optimiser", {}).items():
+            weight, _, key = name.partition(".")
+            entries.setdefault(int(weight), {})[key] = value
         try:
-            network.load_state_dict(weights)
+            network.load_state_dict(parts.get("network", {}))
+            if average is not None:
+                average.load_state_dict(parts.get("average", {}))
             optimiser.load_state_dict({**optimiser.state_dict(), "state": entries})
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
