@@ -23,7 +23,7 @@ class Average:
 
     Args:
         network: as it stands; copied.
-        decay: how much of the average a step leaves, in (0, 1).
+        decay: how much of the average a step leaves, in [0, 1).
         share: of the epochs; those with epoch >= share * epochs are averaged, as a schedule's drop counts them.
         epochs: of the whole training.
     """
