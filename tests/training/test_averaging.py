@@ -18,6 +18,8 @@ from robustcli.networks.network import Network
 from robustcli.recipes.loading import load as load_recipe
 from robustcli.training import loop
 from robustcli.training.averaging import Average
+from robustcli.training.evaluation import Wish
+from robustcli.training.held_out import certified_errors
 from robustcli.training.loop import Silent, error
 from robustcli.training.runs import prepare, train
 from robustcli.training.state import Place
@@ -61,7 +63,7 @@ def test_it_is_the_weighted_sum_of_the_steps(tmp_path: Path, decay: float, share
     start = prepare(request(tmp_path / "start", tiny_recipe())).network.state_dict()
     before = seen[first - 1] if first else start
     steps = seen[first:]
-    for name, found in trainer.kept.state_dict().items():
+    for name, found in trainer.result.state_dict().items():
         expected = decay ** len(steps) * before[name].double()
         for back, weights in enumerate(reversed(steps)):
             expected = expected + (1 - decay) * decay**back * weights[name].double()
@@ -71,7 +73,7 @@ def test_it_is_the_weighted_sum_of_the_steps(tmp_path: Path, decay: float, share
 def test_until_it_begins_it_is_the_network(tmp_path: Path) -> None:
     trainer = prepare(request(tmp_path, tiny_recipe(averaging={"decay": 0.999, "share": 0.9})))
     trainer.run(Silent(), max_steps=5)
-    assert trainer.kept.weights_hash() == trainer.network.weights_hash()
+    assert trainer.result.weights_hash() == trainer.network.weights_hash()
 
 
 def test_no_step_depends_on_it(tmp_path: Path) -> None:
@@ -85,12 +87,25 @@ def test_the_average_is_evaluated_and_saved_with_its_statistics_folded(tmp_path:
     recipe = tiny_recipe("ibp", batch_norm=True, averaging=HALF, held_out=20)
     ended = train(request(tmp_path / "whole", recipe), Silent(), print)
     trainer, _ = history(tmp_path / "by-hand", "ibp", batch_norm=True, averaging=HALF, held_out=20)
-    assert load(ended.run.weights).network.weights_hash() == folded(trainer.kept).weights_hash()
-    assert folded(trainer.kept).weights_hash() != folded(trainer.network).weights_hash()
+    assert load(ended.run.weights).network.weights_hash() == folded(trainer.result).weights_hash()
+    assert folded(trainer.result).weights_hash() != folded(trainer.network).weights_hash()
     last = json.loads(ended.run.metrics.read_text().splitlines()[-1])
-    assert last["test_error"] == error(trainer.kept, trainer.test)
-    assert ended.last is not None
-    assert ended.last.certified_error.keys() == {"l1", "l2", "linf", "union"}
+    assert last["test_error"] == error(trainer.result, trainer.test)
+    eps = {str(norm): radius for norm, radius in recipe.eps.items()}
+    assert last["certified_error"] == certified_errors(trainer.result, trainer.train, trainer.kept_out, eps)
+
+
+def test_evaluations_are_of_the_average(tmp_path: Path) -> None:
+    watch = Watch()
+    asked = request(tmp_path / "evaluated", tiny_recipe(averaging=HALF))
+    ended = train(asked, watch, watch.note, evaluate=Wish((2, 3), 20))
+    trainer, seen = history(tmp_path / "by-hand", averaging=HALF)
+    assert [record.epoch for record in watch.evaluations] == [2, 3]
+    assert (
+        watch.evaluations[-1].model == trainer.result.weights_hash() == load(ended.run.weights).network.weights_hash()
+    )
+    trainer.network.load_state_dict(seen[7])
+    assert watch.evaluations[0].model != trainer.network.weights_hash()
 
 
 def test_statistics_are_averaged_along() -> None:

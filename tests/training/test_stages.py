@@ -132,6 +132,7 @@ def test_the_bar_tells_the_stage() -> None:
         (recipe(method={"mix_epochs": 3}), ("method", "mix_epochs"), "3 exceeds the 2 of a stage"),
         (recipe(8, stages=4, architecture="2x12"), ("method", "stages"), "4 for 2 hidden layers of 2x12"),
         (recipe(batch_norm=True), ("training", "batch_norm"), "stages freeze layers"),
+        (recipe(averaging={}), ("training", "averaging"), "stages freeze layers"),
     ],
 )
 def test_stages_that_do_not_fit_are_named(chosen: Recipe, path: tuple[str, ...], words: str) -> None:

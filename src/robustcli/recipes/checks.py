@@ -139,6 +139,8 @@ def _growth(recipe: Recipe, method: Intervals | ReluStability) -> Iterator[Probl
 def _stages(recipe: Recipe, method: Colt) -> Iterator[Problem]:
     """Stages of equal length, each with a ReLU to attack behind and an affine map to train; mixing fits in."""
     epochs = recipe.training.epochs
+    if recipe.training.averaging is not None:
+        yield Problem(("training", "averaging"), "stages freeze layers, which the average would go on moving")
     if epochs % method.stages:
         yield Problem(("training", "epochs"), f"{epochs} cannot be shared equally by {method.stages} stages")
     elif method.mix_epochs > epochs // method.stages:

@@ -126,7 +126,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * self.settings.epochs
 
     @property
-    def kept(self) -> Network:
+    def result(self) -> Network:
         """The network that is evaluated and, in the end, saved: the moving average where there is one."""
         return self.network if self.averaged is None else self.averaged
 
@@ -188,7 +188,7 @@ class Trainer:
 
     def evaluate(self, watcher: Watcher, stop: Callable[[], bool]) -> bool:
         """Evaluate the network of the epoch that just ended, where that is asked for; False: stopped before the end."""
-        return self.evaluation is None or self.evaluation(self.kept, self.place.epoch - 1, watcher, stop)
+        return self.evaluation is None or self.evaluation(self.result, self.place.epoch - 1, watcher, stop)
 
     def order(self, epoch: int) -> Tensor:
         """The rows of the training split in the order of an epoch, without those kept out: int64."""
@@ -238,13 +238,13 @@ class Trainer:
         """Write the epoch's metrics, go to the next epoch, write the resume state."""
         begun = time.monotonic()
         sums = self.place.sums
-        test_error = error(self.kept, self.test, self.group)
+        test_error = error(self.result, self.test, self.group)
         look = held_out.LOOKS.get(self.recipe.method.name, held_out.Look())
         open_points = {}
         if len(self.kept_out):
             radii = {str(norm): eps for norm, eps in self.recipe.eps.items()}
             open_points = held_out.certified_errors(
-                self.kept, self.train, self.kept_out[: look.points], radii, bound=look.bound, group=self.group
+                self.result, self.train, self.kept_out[: look.points], radii, bound=look.bound, group=self.group
             )
         record = EpochRecord(
             epoch=self.place.epoch,
@@ -280,7 +280,7 @@ class Trainer:
             epochs=self.settings.epochs,
         )
         if self.group.leads:
-            checkpoints.save(self.run_folder.stage_weights(self.stages.at(done) + 1), self.kept, metadata)
+            checkpoints.save(self.run_folder.stage_weights(self.stages.at(done) + 1), self.network, metadata)
         self.optimiser = self.fresh_optimiser()
 
     def save(self) -> None:

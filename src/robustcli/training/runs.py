@@ -236,7 +236,7 @@ def finish(trainer: Trainer) -> dict[str, float | None]:
     """Write weights and metadata, drop the resume state; the figures of the finished network."""
     run, recipe, group = trainer.run_folder, trainer.recipe, trainer.group
     last = group.first(lambda: last_epoch(run))
-    network = folded(trainer.kept)
+    network = folded(trainer.result)
     test_error = error(network.double(), trainer.test, trainer.group)
     figures: dict[str, float | None] = {"test_error": test_error}
     if last is not None:
