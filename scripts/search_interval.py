@@ -4,9 +4,9 @@
         --try method.eps_factor=1.1,1.3,1.5 --try method.kappa.end=0.3,0.5 --seeds 0,1 --out search.json
 
 Each combination is a run of `robust train` with `training.held_out`, in a folder of its own below --runs. So the same
-command goes on where it was stopped, and a wider grid trains only what is new. Ranked by the share of the held-out rows
-that is not certified, in the recipe's norm, mean over the seeds; test points are never looked at for that. The document
-is written anew after every run.
+command goes on where it was stopped, and a wider grid trains only what is new; figures that --out holds already, from
+the same commit, are taken from there. Ranked by the share of the held-out rows that is not certified, in the recipe's
+norm, mean over the seeds; test points are never looked at for that. The document is written anew after every run.
 """
 
 from __future__ import annotations
@@ -143,22 +143,51 @@ def decided(
     return errors
 
 
-def searched(options: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """The list of all answers so far, after every run."""
+def question(options: argparse.Namespace, eps: dict[str, float]) -> dict[str, Any]:
+    """What the held-out rows are asked, as the document states it."""
+    return {
+        "held_out": options.held_out,
+        "points": options.points or options.held_out,
+        "bound": options.bound if options.complete is None else f"complete, {options.complete:g} s a point",
+        "eps": eps,
+    }
+
+
+def answered(document: Path, asked: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Figures of an earlier document by the hash of the network, if the same commit was asked the same there.
+
+    Sources that differ from their commit, or have none, may have changed in between: nothing is taken over.
+    """
+    commit = provenance.commit()
+    if commit is None or commit.endswith("+changes"):
+        return {}
+    try:
+        found = json.loads(document.read_text())
+        if found["provenance"]["commit"] != commit or {key: found[key] for key in asked} != asked:
+            return {}
+        return {answer["model"]: answer["held_out"] for answer in found["runs"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def searched(options: argparse.Namespace, known: dict[str, dict[str, float]]) -> Iterator[list[dict[str, Any]]]:
+    """The list of all answers so far, after every run; `known` figures, by network, are not found again."""
     answers: list[dict[str, Any]] = []
     shared = [*options.set, f"training.held_out={options.held_out}"]
     for chosen in combinations(options):
         for seed in map(int, options.seeds.split(",")):
             recipe, run = trained(options, [*shared, *chosen], seed)
             network = checkpoints.load(run.weights).network
+            model = network.weights_hash()
             answers.append(
                 {
                     "tried": chosen,
                     "seed": seed,
                     "recipe_hash": recipe.hash,
-                    "model": network.weights_hash(),
+                    "model": model,
                     "seconds": round(sum(line["seconds"] for line in read_lines(run.metrics)), 1),
-                    "held_out": figures(recipe, network, options.bound, options.complete, options.points),
+                    "held_out": known.get(model)
+                    or figures(recipe, network, options.bound, options.complete, options.points),
                 }
             )
             yield answers
@@ -180,16 +209,14 @@ def ranking(answers: list[dict[str, Any]], norm: str) -> list[dict[str, Any]]:
 def main(given: list[str] | None = None) -> None:
     options = arguments(given)
     recipe = load_recipe(options.recipe, options.set)
-    for answers in searched(options):
+    asked = question(options, {str(norm): eps for norm, eps in recipe.eps.items()})
+    for answers in searched(options, answered(options.out, asked)):
         best = ranking(answers, recipe.norm)
         document = {
             "recipe": recipe.name,
             "set": options.set,
-            "held_out": options.held_out,
-            "points": options.points or options.held_out,
-            "bound": options.bound if options.complete is None else f"complete, {options.complete:g} s a point",
             "norm": recipe.norm,
-            "eps": recipe.eps,
+            **asked,
             "ranking": best,
             "runs": answers,
             "provenance": provenance.of_script(),

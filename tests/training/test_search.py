@@ -54,6 +54,33 @@ def test_combinations_are_trained_once_and_ranked_on_the_rows_kept_out(search: M
     assert written == {run.weights: run.weights.stat().st_mtime_ns for run in all_runs(tmp_path / "runs")}
 
 
+def test_figures_of_the_same_commit_and_question_are_taken_over(
+    search: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.provenance, "commit", lambda: "1a2b")
+    found = asked(search, tmp_path)["runs"][0]["held_out"]
+
+    def altered(*more: str) -> bool:
+        """Whether a figure that only the document holds comes back."""
+        out = tmp_path / "search.json"
+        document = json.loads(out.read_text())
+        document["runs"][0]["held_out"] = found | {"union": 2.0}
+        out.write_text(json.dumps(document))
+        return bool(asked(search, tmp_path, *more)["runs"][0]["held_out"]["union"] == 2.0)
+
+    assert altered()
+    assert not altered("--points", "50")
+    assert not altered()  # the document is now of 50 rows
+    monkeypatch.setattr(search.provenance, "commit", lambda: "3c4d")
+    assert not altered()
+    assert altered()
+    for unsure in ("3c4d+changes", None):
+        monkeypatch.setattr(search.provenance, "commit", lambda unsure=unsure: unsure)
+        assert not altered()
+    (tmp_path / "search.json").write_text("[1, 2")
+    assert asked(search, tmp_path)["runs"][0]["held_out"] == found
+
+
 def test_grids_that_meet_share_a_run(search: ModuleType) -> None:
     name, own, other = "digits-fc-ibp-union", "method.eps_factor=1", "method.eps_factor=1.5"
     short = ["method.ramp.epochs=1", "training.epochs=2"]
