@@ -65,6 +65,7 @@ def test_defaults_keep_their_values() -> None:
         "schedule": {"name": "drop", "shares": [0.9], "factor": 0.1},
         "augmentation": "none",
         "padding": 2,
+        "affine": {"degrees": 5.0, "shear": 0.1, "contrast": 1.0},
         "clip_norm": None,
         "initialisation": "truncated-normal",
         "batch_norm": False,

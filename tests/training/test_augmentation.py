@@ -9,8 +9,8 @@ import torch
 
 from robustcli.data.specs import spec
 from robustcli.errors import RecipeError
-from robustcli.recipes.model import Training
-from robustcli.training.augmentation import PAD, augmentation, colour, crop, mirror
+from robustcli.recipes.model import Affine, Training
+from robustcli.training.augmentation import PAD, affine, augmentation, colour, crop, mirror
 from robustcli.training.randomness import generator
 
 
@@ -63,6 +63,56 @@ def test_colours_move_within_the_published_ranges() -> None:
     ratio = contrast.std((2, 3)) / (images(500) * 0.2 + 0.4).std((2, 3))
     assert 0.6 - 1e-3 < ratio.min() < 0.65
     assert 1.35 < ratio.max() < 1.4 + 1e-3
+
+
+def centroids(images: torch.Tensor) -> torch.Tensor:
+    """Centres of mass [B, 2] of images [B, 1, H, W] as (x, y), counted from the middle."""
+    height, width = images.shape[2:]
+    y, x = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
+    mass = images[:, 0] / images.sum((1, 2, 3)).view(-1, 1, 1)
+    return torch.stack([(mass * x).sum((1, 2)), (mass * y).sum((1, 2))], 1)
+
+
+@pytest.mark.parametrize(("degrees", "shear"), [(40, 0.0), (0, 0.5), (25, 0.3)])
+def test_an_oblong_image_is_turned_and_slanted_around_its_middle(degrees: float, shear: float) -> None:
+    """A blob at p goes to the z with R(angle) S(shear) z = p, whatever the image's sides."""
+    height, width, count = 41, 61, 50
+    y, x = torch.meshgrid(torch.arange(height) - 20.0, torch.arange(width) - 30.0, indexing="ij")
+    blob = torch.exp(-((x - 8) ** 2 + (y + 5) ** 2) / 8).expand(count, 1, height, width)
+    moved = affine(blob, generator(8, "affine"), (0.0, 1.0), Affine(degrees=degrees, shear=shear))
+    draws = 2 * torch.rand(2, count, generator=generator(8, "affine")) - 1
+    angle, slant = draws[0] * degrees * torch.pi / 180, draws[1] * shear
+    found = centroids(moved)
+    slanted = torch.stack([found[:, 0] + slant * found[:, 1], found[:, 1]], 1)
+    turned = torch.stack(
+        [
+            angle.cos() * slanted[:, 0] - angle.sin() * slanted[:, 1],
+            angle.sin() * slanted[:, 0] + angle.cos() * slanted[:, 1],
+        ],
+        1,
+    )
+    assert (turned - torch.tensor([8.0, -5.0])).abs().max() < 0.05
+    assert (found - found[0]).abs().max() > 0.5  # every image by a draw of its own
+
+
+def test_without_angle_and_slant_only_the_contrast_changes() -> None:
+    clean = images(20)
+    still = affine(clean, generator(9), (0.0, 1.0), Affine(degrees=0, shear=0))
+    assert torch.allclose(still, clean, atol=1e-5)
+    sharp = affine(clean, generator(9), (0.0, 1.0), Affine(degrees=0, shear=0, contrast=1.5))
+    assert torch.allclose(sharp, (0.5 + 1.5 * (clean - 0.5)).clamp(0, 1), atol=1e-5)
+    free = affine(clean, generator(9), None, Affine(degrees=0, shear=0, contrast=1.5))
+    assert torch.allclose(free, 1.5 * clean, atol=1e-5)
+
+
+def test_limits_of_a_recipe_arrive_and_cubics_stay_in_the_box() -> None:
+    clean = images(200).round()
+    far = Affine(degrees=30, shear=0.2, contrast=1.2)
+    moved = augmentation("affine", spec("svhn"), limits=far)(clean, generator(10))
+    assert torch.equal(moved, affine(clean, generator(10), (0.0, 1.0), far))
+    assert moved.min() == 0
+    assert moved.max() == 1
+    assert affine(clean, generator(10), None, far).max() > 1.01  # what the box cuts
 
 
 def test_everything_stays_in_the_box() -> None:

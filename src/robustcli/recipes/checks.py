@@ -164,10 +164,11 @@ def _data(recipe: Recipe, data: Spec) -> Iterator[Problem]:
         yield Problem(("method", "boxed"), f"{data.name} has no input box")
     if recipe.normalise == "dataset" and data.mean is None:
         yield Problem(("normalise",), f"{data.name} has no mean and deviation; use none")
-    if recipe.training.augmentation != "none" and len(data.input_shape) != 3:
+    changes, padding = recipe.training.augmentation, recipe.training.padding
+    if changes != "none" and len(data.input_shape) != 3:
         yield Problem(("training", "augmentation"), f"{data.name} holds no images; use none")
-    elif recipe.training.augmentation != "none" and recipe.training.padding >= (side := min(data.input_shape[1:])):
-        yield Problem(("training", "padding"), f"{recipe.training.padding} leaves crops without image (side {side})")
+    elif changes.startswith("crop") and padding >= (side := min(data.input_shape[1:])):
+        yield Problem(("training", "padding"), f"{padding} leaves crops without image (side {side})")
 
 
 def _flat(error: UsageError) -> str:

@@ -59,6 +59,16 @@ class Averaging(Strict):
     share: BelowOne = Field(0.0, description="begin in epoch e with e >= share * E, as a drop does")
 
 
+class Affine(Strict):
+    """Turn and slant images at random, as handwriting varies; each draw is uniform between minus and plus the limit."""
+
+    degrees: NonNegative = Field(5.0, le=180, description="largest angle")
+    shear: NonNegative = Field(0.1, description="largest slant: columns a row moves sideways for every row of height")
+    contrast: Positive = Field(
+        1.0, description="afterwards, around the middle of the box: above 1 sharpens what interpolation blurs"
+    )
+
+
 class Training(Strict):
     """The loop around the method's objective."""
 
@@ -67,10 +77,13 @@ class Training(Strict):
     drop_last: bool = Field(True, description="drop the last partial batch")
     optimiser: Annotated[Adam | Sgd, Field(discriminator="name")] = Adam()
     schedule: Annotated[Drop | Halving | Constant, Field(discriminator="name")] = Drop()
-    augmentation: Literal["none", "crop-mirror", "crop-mirror-colour"] = Field(
-        "none", description="crop-mirror: pad, random crop, mirror; -colour adds brightness and contrast (MMR code)"
+    augmentation: Literal["none", "crop-mirror", "crop-mirror-colour", "affine"] = Field(
+        "none",
+        description="crop-mirror: pad, random crop, mirror; -colour adds brightness and contrast (MMR code); affine: "
+        "turn and slant",
     )
     padding: int = Field(2, ge=1, description="zeros around an image before it is cropped at random (MMR code: 2)")
+    affine: Affine = Field(Affine(), description="how far `augmentation: affine` goes")
     clip_norm: Positive | None = Field(None, description="largest l2 norm of a step's gradient; none: not clipped")
     initialisation: Literal["truncated-normal", "torch", "shi"] = Field(
         "truncated-normal",

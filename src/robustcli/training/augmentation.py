@@ -1,13 +1,16 @@
-"""Random changes of training images, as in the code of 000 (flag data_augm). Test images stay as they are.
+"""Random changes of training images. Test images stay as they are.
 
     crop-mirror          pad with zeros (2), crop at random; mirror half of the images where the class allows it
     crop-mirror-colour   then brightness +-0.1 and contrast 0.6..1.4 around each channel's mean, clipped to the box
+    affine               turn and slant around the middle, sharpen
 
-All draws come from the given CPU generator, so images change alike on every device.
+The first two are those of the code of 000 (flag data_augm). All draws come from the given CPU generator, so images
+change alike on every device.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,11 +19,13 @@ from torch.nn import functional as F
 
 from robustcli.data.specs import Spec
 from robustcli.errors import RecipeError
+from robustcli.recipes.model import Affine
 
 PAD = 2
 BRIGHTNESS = 0.1
 CONTRAST = (0.6, 1.4)
 NOT_MIRRORED = frozenset({"mnist", "gtsrb", "svhn", "digits"})
+NARROW = Affine()
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -50,13 +55,36 @@ def colour(images: Tensor, generator: torch.Generator, box: tuple[float, float] 
     return images if box is None else images.clamp(*box)
 
 
-def augmentation(name: str, dataset: Spec, padding: int = PAD) -> Augmentation:
+def affine(images: Tensor, generator: torch.Generator, box: tuple[float, float] | None, limits: Affine) -> Tensor:
+    """Images [B, C, H, W] turned and slanted around their middle, zeros coming in, then sharpened inside the box.
+
+    What comes to pixel (x, y), counted from the middle, is the image at R(angle) (x + shear y, y), interpolated by
+    cubics (linear interpolation blurs, and grey pixels are what a linf attack can move).
+    """
+    count, _, height, width = images.shape
+    angle, shear = 2 * torch.rand(2, count, generator=generator) - 1
+    angle, shear = math.radians(limits.degrees) * angle, limits.shear * shear
+    cos, sin = angle.cos(), angle.sin()
+    # grid_sample counts from -1 to 1 on both sides, so that an oblong image needs its angles stretched.
+    across, down = [cos, cos * shear - sin], [sin, sin * shear + cos]
+    across[1], down[0] = across[1] * height / width, down[0] * width / height
+    still = torch.zeros(count)
+    turn = torch.stack([torch.stack([*row, still], 1) for row in (across, down)], 1).to(images.device, images.dtype)
+    grid = F.affine_grid(turn, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
+    middle = 0.0 if box is None else sum(box) / 2
+    images = middle + limits.contrast * (images - middle)
+    return images if box is None else images.clamp(*box)
+
+
+def augmentation(name: str, dataset: Spec, padding: int = PAD, limits: Affine = NARROW) -> Augmentation:
     """The named change of a batch of points.
 
     Args:
         name: a key of STEPS, or none.
         dataset: which images these are.
         padding: zeros on each side before a crop.
+        limits: of `affine`.
     Raises:
         RecipeError: when the data set does not hold images.
     """
@@ -67,10 +95,10 @@ def augmentation(name: str, dataset: Spec, padding: int = PAD) -> Augmentation:
             f"training.augmentation {name!r} needs images; {dataset.name} has inputs {list(dataset.input_shape)}",
             "set training.augmentation to none",
         )
-    return STEPS[name](dataset, padding)
+    return STEPS[name](dataset, padding, limits)
 
 
-def _crop_mirror(dataset: Spec, padding: int) -> Augmentation:
+def _crop_mirror(dataset: Spec, padding: int, limits: Affine) -> Augmentation:
     def change(images: Tensor, generator: torch.Generator) -> Tensor:
         images = crop(images, generator, padding)
         return images if dataset.name in NOT_MIRRORED else mirror(images, generator)
@@ -78,12 +106,17 @@ def _crop_mirror(dataset: Spec, padding: int) -> Augmentation:
     return change
 
 
-def _crop_mirror_colour(dataset: Spec, padding: int) -> Augmentation:
-    first = _crop_mirror(dataset, padding)
+def _crop_mirror_colour(dataset: Spec, padding: int, limits: Affine) -> Augmentation:
+    first = _crop_mirror(dataset, padding, limits)
     return lambda images, generator: colour(first(images, generator), generator, dataset.box)
 
 
-STEPS: dict[str, Callable[[Spec, int], Augmentation]] = {
+def _affine(dataset: Spec, padding: int, limits: Affine) -> Augmentation:
+    return lambda images, generator: affine(images, generator, dataset.box, limits)
+
+
+STEPS: dict[str, Callable[[Spec, int, Affine], Augmentation]] = {
     "crop-mirror": _crop_mirror,
     "crop-mirror-colour": _crop_mirror_colour,
+    "affine": _affine,
 }

@@ -106,7 +106,8 @@ class Trainer:
         self.run_folder, self.origin, self.group = run, origin, group
         self.evaluation: Evaluation | None = None
         self.stages = Stages.of(recipe)
-        self.augment = augmentation(self.settings.augmentation, train.spec, self.settings.padding)
+        changes, padding, limits = self.settings.augmentation, self.settings.padding, self.settings.affine
+        self.augment = augmentation(changes, train.spec, padding, limits)
         self.device = network.device
         self.place = Place()
         self.optimiser = self.fresh_optimiser()
