@@ -98,6 +98,19 @@ def test_dry_run_tells_and_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     assert (planned["steps_left"], planned["parameters"]) == (12, 910)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("none", "none"),
+        ("crop-mirror", "crop-mirror: padding 2"),
+        ("affine", "affine: degrees 5, shear 0.1, contrast 1"),
+    ],
+)
+def test_dry_run_tells_how_images_change(recipe: Path, change: str, words: str) -> None:
+    told = robust_train("--recipe", recipe, "--dry-run", "--set", f"training.augmentation={change}").stdout
+    assert f"augmentation {words}" in [line.removeprefix("images").strip() for line in told.splitlines()]
+
+
 def test_several_seeds_are_runs_of_their_own_and_a_table(recipe: Path, tmp_path: Path) -> None:
     assert robust_train("--recipe", recipe, "--seed", "1").exit_code == 0
     done = robust_train("--recipe", recipe, "--seeds", "0-2")

@@ -12,6 +12,7 @@ from rich.console import Console
 from robustcli.cli.training_progress import duration
 
 if TYPE_CHECKING:
+    from robustcli.recipes.model import Training
     from robustcli.training.evaluation import Wish
     from robustcli.training.plan import Plan
     from robustcli.training.runs import Request
@@ -63,12 +64,18 @@ def _lines(request: Request, planned: Plan) -> list[tuple[str, str]]:
         ("optimiser", f"{training.optimiser.name}: {_words(optimiser)}"),
         ("schedule", f"{training.schedule.name}: {_words(schedule)}".rstrip(": ")),
         *([("averaging", _words(training.averaging.model_dump()))] if training.averaging else []),
-        ("images", f"augmentation {training.augmentation}"),
+        ("images", _images(training)),
         ("steps", f"{planned.epochs} epochs of {planned.steps_per_epoch} batches; {planned.steps_left} steps left"),
         *([("evaluate", _evaluations(planned))] if planned.evaluations else []),
         ("machine", f"{planned.device}, {planned.threads} threads"),
         ("time", f"about {duration(planned.seconds)} ({planned.seconds_per_step:.3g} s a step)"),
     ]
+
+
+def _images(training: Training) -> str:
+    limits = {"none": {}, "affine": training.affine.model_dump()}
+    words = _words(limits.get(training.augmentation, {"padding": training.padding}))
+    return f"augmentation {training.augmentation}: {words}".rstrip(": ")
 
 
 def _evaluations(planned: Plan) -> str:
