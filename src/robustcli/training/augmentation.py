@@ -59,7 +59,7 @@ def affine(images: Tensor, generator: torch.Generator, box: tuple[float, float] 
     """Images [B, C, H, W] turned and slanted around their middle, zeros coming in, then sharpened inside the box.
 
     What comes to pixel (x, y), counted from the middle, is the image at R(angle) (x + shear y, y), interpolated by
-    cubics (linear interpolation blurs, and grey pixels are what a linf attack can move).
+    cubics (linear interpolation blurs, and grey pixels are what an linf attack can move).
     """
     count, _, height, width = images.shape
     angle, shear = 2 * torch.rand(2, count, generator=generator) - 1
