@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from robustcli.data.specs import spec
 from robustcli.errors import RecipeError
+from robustcli.networks.network import Network
 from robustcli.recipes.model import Affine, Training
-from robustcli.training.augmentation import PAD, affine, augmentation, colour, crop, mirror
+from robustcli.training.augmentation import PAD, Augmentation, affine, augmentation, colour, crop, mirror
+from robustcli.training.loop import Silent
+from robustcli.training.objective import Loss, Moment
 from robustcli.training.randomness import generator
+from robustcli.training.runs import prepare
+from tests.training.tiny import few_rows, request, tiny_recipe
 
 
 def images(count: int = 64, channels: int = 3, side: int = 6) -> torch.Tensor:
@@ -138,3 +145,30 @@ def test_none_changes_nothing_and_features_cannot_be_cropped() -> None:
     assert torch.equal(augmentation("none", spec("har"))(clean, generator(0)), clean)
     with pytest.raises(RecipeError, match="needs images"):
         augmentation("crop-mirror", spec("har"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "change"),
+    [
+        ({"augmentation": "crop-mirror", "padding": 1}, lambda images, noise: crop(images, noise, 1)),
+        (
+            {"augmentation": "affine", "affine": {"degrees": 30, "contrast": 1.2}},
+            lambda images, noise: affine(images, noise, (0.0, 1.0), Affine(degrees=30, contrast=1.2)),
+        ),
+    ],
+)
+def test_a_step_sees_the_images_as_the_recipe_changes_them(
+    settings: dict[str, Any], change: Augmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_rows(monkeypatch)
+    trainer = prepare(request(tmp_path, tiny_recipe(**settings)))
+    seen, objective = [], trainer.objective
+
+    def watched(network: Network, points: torch.Tensor, labels: torch.Tensor, moment: Moment) -> Loss:
+        seen.append(points)
+        return objective(network, points, labels, moment)
+
+    monkeypatch.setattr(trainer, "objective", watched)
+    trainer.run(Silent(), max_steps=1)
+    clean = trainer.train.points(trainer.order(1)[: trainer.batch], dtype=torch.float32)
+    assert torch.equal(seen[0], change(clean, generator(0, "augmentation", 1, 0)))

@@ -63,7 +63,9 @@ class Affine(Strict):
     """Turn and slant images at random, as handwriting varies; each draw is uniform between minus and plus the limit."""
 
     degrees: NonNegative = Field(5.0, le=180, description="largest angle")
-    shear: NonNegative = Field(0.1, description="largest slant: columns a row moves sideways for every row of height")
+    shear: NonNegative = Field(
+        0.1, description="largest slant: how far a row moves sideways, in units of its distance from the middle"
+    )
     contrast: Positive = Field(
         1.0, description="afterwards, around the middle of the box: above 1 sharpens what interpolation blurs"
     )
